@@ -1,0 +1,3 @@
+"""Multimodal named entity recognition."""
+
+__version__ = "0.1.0"

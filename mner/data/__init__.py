@@ -1,0 +1,1 @@
+"""Posts: files, data sets, batches, data modules."""

@@ -1,0 +1,114 @@
+"""BIO labels and entity spans: the one place that knows how tags become spans.
+
+Two readings of a malformed sequence are in use. *Lenient* is seqeval's default (conlleval's): an `I-` that continues
+nothing opens an entity. *Strict* is seqeval's `mode="strict", scheme=IOB2`: only `B-` opens one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+Mode = Literal["lenient", "strict"]
+MODES: tuple[Mode, ...] = ("lenient", "strict")
+
+
+class Span(NamedTuple):
+    """An entity over words `start` up to, not including, `end`."""
+
+    start: int
+    end: int
+    type: str
+
+
+def bio_labels(types: Sequence[str]) -> list[str]:
+    """The label list of `types`: `O` first (padding is index 0), then `B-` and `I-` of each type.
+
+    >>> bio_labels(["PER", "LOC"])
+    ['O', 'B-PER', 'I-PER', 'B-LOC', 'I-LOC']
+    """
+    if not types or len(set(types)) != len(types) or not all(types):
+        raise ValueError(f"Expected argument `types` to be distinct, non-empty names, but got {list(types)}")
+    return ["O", *(f"{prefix}-{type_}" for type_ in types for prefix in "BI")]
+
+
+def entity_types(labels: Iterable[str]) -> list[str]:
+    """The entity types of a label list, in order of first appearance."""
+    return list(dict.fromkeys(split_tag(label)[1] for label in labels if label != "O"))
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """`"B-PER"` -> `("B", "PER")`, `"O"` -> `("O", "")`.
+
+    Raises:
+        ValueError: If `tag` is no BIO tag.
+    """
+    prefix, dash, type_ = tag.partition("-")
+    if tag == "O" or (prefix in ("B", "I") and dash and type_):
+        return prefix, type_
+    raise ValueError(f"Expected a BIO tag (O, B-TYPE or I-TYPE), but got {tag!r}")
+
+
+def spans(tags: Sequence[str], mode: Mode = "lenient") -> list[Span]:
+    """The entities of one tag sequence.
+
+    >>> spans(["I-PER", "O", "B-LOC", "I-LOC"])
+    [Span(start=0, end=1, type='PER'), Span(start=2, end=4, type='LOC')]
+    >>> spans(["I-PER", "O", "B-LOC", "I-LOC"], mode="strict")
+    [Span(start=2, end=4, type='LOC')]
+    """
+    if mode not in MODES:
+        raise ValueError(f"Expected argument `mode` to be one of {MODES}, but got {mode!r}")
+    found: list[Span] = []
+    start, open_type = 0, ""
+    for position, tag in enumerate([*tags, "O"]):
+        prefix, type_ = split_tag(tag)
+        if prefix == "I" and type_ == open_type:
+            continue
+        if open_type:
+            found.append(Span(start, position, open_type))
+        opens = prefix == "B" or (prefix == "I" and mode == "lenient")
+        start, open_type = position, type_ if opens else ""
+    return found
+
+
+def tags_of(entities: Iterable[Span], length: int) -> list[str]:
+    """The BIO tags of non-overlapping spans over `length` words; the inverse of `spans`."""
+    tags = ["O"] * length
+    for start, end, type_ in entities:
+        if not 0 <= start < end <= length:
+            raise ValueError(f"Expected a span within {length} words, but got {start}..{end}")
+        if any(tag != "O" for tag in tags[start:end]):
+            raise ValueError(f"Expected spans that do not overlap, but {start}..{end} ({type_}) meets another")
+        tags[start:end] = [f"B-{type_}"] + [f"I-{type_}"] * (end - start - 1)
+    return tags
+
+
+def stray_insides(tags: Sequence[str]) -> list[int]:
+    """Positions whose `I-` continues no entity of its type (after `O`, another type, or at the start)."""
+    previous = "", ""
+    stray = []
+    for position, tag in enumerate(tags):
+        prefix, type_ = split_tag(tag)
+        if prefix == "I" and previous[1] != type_:
+            stray.append(position)
+        previous = prefix, type_
+    return stray
+
+
+def repair(tags: Sequence[str]) -> list[str]:
+    """`tags` with each stray `I-` made a `B-`: the lenient entities, written as strict IOB2."""
+    stray = set(stray_insides(tags))
+    return [f"B-{split_tag(tag)[1]}" if position in stray else tag for position, tag in enumerate(tags)]
+
+
+def allowed_transitions(labels: Sequence[str]) -> tuple[list[bool], list[list[bool]]]:
+    """Which labels may start a sequence, and which may follow which, under IOB2.
+
+    Returns:
+        `start` (l) and `follow` (l, l) with `follow[i][j]` true where label `j` may come right after label `i`.
+    """
+    pairs = [split_tag(label) for label in labels]
+    start = [prefix != "I" for prefix, _ in pairs]
+    follow = [[prefix != "I" or type_ == before for prefix, type_ in pairs] for _, before in pairs]
+    return start, follow

@@ -29,18 +29,21 @@ class AdditiveAttention(Attention):
         weights     = softmax over the real k
         output_q    = Σ_k weights(q, k) value_k
 
-    This is Bahdanau et al. (2015) and the attention of Yang et al. (2016, stacked attention networks), from where the
-    formulas of Lu et al. (2018) and Zhang et al. (2018) come. Those two print ⊕ between the query's and the key's
-    projections and read it as concatenation. **Read so, the query has no effect**: with w_a = [w_1; w_2],
+    This is the attention of Bahdanau et al. (2015) and of stacked attention networks (Yang et al. 2016).
+
+    **Why not as printed.** Lu et al. (2018, here VAM) and Zhang et al. (2018, here CAM) join the two projections by a
+    ⊕ that they, and the public ports of their models, take as concatenation. Then the query has no effect at all:
+    with w_a = [w_1; w_2],
 
     ::
 
-        w_a · [tanh(W_q query_q); tanh(W_k key_k)] = w_1 · tanh(W_q query_q) + w_2 · tanh(W_k key_k)
+        w_a · tanh([W_q query_q; W_k key_k]) = w_1 · tanh(W_q query_q) + w_2 · tanh(W_k key_k)
 
-    and the first term is the same for every key, so that the softmax over the keys cancels it: each query looks at the
-    same place. Yang et al. define ⊕ as the sum, with which weights do depend on the query; so it is here.
+    and the first term is the same for every key, so that the softmax over the keys cancels it. Each word of each post
+    would weigh the regions of an image alike, and W_q would never get a gradient. In Yang et al., whose formula has the
+    same shape, ⊕ is a sum; with the sum the weights do depend on the query. We use the sum.
 
-    A bias after w_a would cancel in the same way, so there is none.
+    A bias added to the score would cancel in the same way, so there is none.
 
     Args:
         query_width: Width of the queries.
@@ -54,20 +57,17 @@ class AdditiveAttention(Attention):
         self.key = nn.Linear(key_width, width, bias=False)
         self.score = nn.Linear(width, 1, bias=False)
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, key_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend.
+    def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend; the keys are the values too.
 
         Args:
             queries: (b, q, query_width).
-            keys: (b, n, key_width), or (b, q, n, key_width) where each query has keys of its own.
-            values: (b, n, d).
+            keys: (b, n, key_width).
             key_mask: (b, n) bool, true = real.
 
         Returns:
-            output (b, q, d) and weights (b, q, n).
+            output (b, q, key_width) and weights (b, q, n).
         """
-        if keys.dim() == 3:
-            keys = keys[:, None]  # (b, 1, n, key_width)
-        met = (self.query(queries)[:, :, None] + self.key(keys)).tanh()  # (b, q, n, k)
+        met = (self.query(queries)[:, :, None] + self.key(keys)[:, None]).tanh()  # (b, q, n, k)
         weights = masked_softmax(self.score(met).squeeze(-1), key_mask[:, None])  # (b, q, n)
-        return weights.to(values.dtype) @ values, weights
+        return weights @ keys, weights

@@ -17,7 +17,7 @@ _PADDING, _OTHER_LETTER, _OTHER = 0, 1, 2
 _CHARACTERS = (
     "".join(map(chr, range(0x21, 0x7F)))  # ASCII
     + "".join(map(chr, range(0xA1, 0x100)))  # Latin-1
-    + "\u2018\u2019\u201c\u201d\u2026\u2013\u2014\u2022\u20ac\u2122"  # quotes, ellipsis, dashes, bullet, euro, trade mark
+    + "\u2018\u2019\u201c\u201d\u2026\u2013\u2014\u2022\u20ac\u2122"  # quotes, ellipsis, dashes, bullet, €, TM
 )
 _IDS = {character: index for index, character in enumerate(_CHARACTERS, start=3)}
 CHARACTER_COUNT = 3 + len(_CHARACTERS)
@@ -27,9 +27,7 @@ CHARACTER_COUNT = 3 + len(_CHARACTERS)
 @lru_cache(maxsize=1 << 16)
 def _row(word: str) -> bytes:
     """One word as `MAX_CHARACTERS` ids of a byte each; a word without any character is one unlisted character."""
-    ids = [
-        _IDS.get(character, _OTHER_LETTER if character.isalpha() else _OTHER) for character in word[:MAX_CHARACTERS]
-    ]
+    ids = [_IDS.get(character, _OTHER_LETTER if character.isalpha() else _OTHER) for character in word[:MAX_CHARACTERS]]
     return bytes(ids or [_OTHER]).ljust(MAX_CHARACTERS, b"\0")
 
 
@@ -115,4 +113,4 @@ class CharacterEncoder(nn.Module):
             # ReLU's least value is 0, so 0 in place of padding never wins, and a padded word gets zeros.
             found.append(windows.masked_fill(padded, 0.0).amax(-1))
         vectors: Tensor = self.projection(torch.cat(found, -1))  # (b·w, width)
-        return vectors.unflatten(0, ids.shape[:2])
+        return vectors.view(*ids.shape[:2], vectors.shape[-1])

@@ -1,1 +1,23 @@
 """Posts: files, data sets, batches, data modules."""
+
+from mner.data.batch import Batch, Example
+from mner.data.collate import BucketSampler, Collate
+from mner.data.datamodule import MNERDataModule
+from mner.data.dataset import MNERDataset
+from mner.data.readers import read_conll, read_jsonl
+from mner.data.snapchat import SnapchatDataModule
+from mner.data.twitter import Twitter2015DataModule, Twitter2017DataModule
+
+__all__ = [
+    "Batch",
+    "BucketSampler",
+    "Collate",
+    "Example",
+    "MNERDataModule",
+    "MNERDataset",
+    "SnapchatDataModule",
+    "Twitter2015DataModule",
+    "Twitter2017DataModule",
+    "read_conll",
+    "read_jsonl",
+]

@@ -1,0 +1,76 @@
+"""The command line: `mner fit|validate|test|predict` by LightningCLI, and a table of further commands."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+COMMANDS: dict[str, str] = {
+    "data stats": "mner.data.statistics:stats",
+    "data verify": "mner.data.verify:verify_command",
+    "data download": "mner.data.download:download",
+}
+"""Command -> `module:function`; imported when called, run by jsonargparse from its type hints."""
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Run one command; returns its exit code, or the LightningCLI for the commands of Lightning.
+
+    Args:
+        args: The arguments; None for those of the process.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    # The installed script does not look into the current folder, where a user's own fusion lives.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    for command, target in COMMANDS.items():
+        words = command.split()
+        if given[: len(words)] == words:
+            return _run(target, given[len(words) :], command)
+    if not given or given[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if given[0] == "--version":
+        import mner
+
+        print(mner.__version__)
+        return 0
+    if given[0] not in LIGHTNING:
+        print(f"mner: no command {' '.join(given[:2])!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    from mner.lightning_cli import run
+
+    return run(given)
+
+
+def usage() -> str:
+    """The list of commands."""
+    lines = ["usage: mner COMMAND [options]     (mner COMMAND --help says more)", "", "train and evaluate:"]
+    lines += ["  fit        train, and keep the best checkpoint by valid F1", "  validate   score the valid split"]
+    lines += ["  test       score the test split, with a full report", "  predict    write the predictions of a split"]
+    lines += ["", "further commands:", *(f"  {command}" for command in COMMANDS)]
+    return "\n".join(lines)
+
+
+def _run(target: str, arguments: list[str], command: str) -> Any:
+    from jsonargparse import auto_cli
+
+    from mner.errors import MNERError
+
+    module, _, name = target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    try:
+        return auto_cli(function, args=arguments, prog=f"mner {command}", as_positional=True)
+    except MNERError as error:
+        print(f"mner {command}: {error}", file=sys.stderr)
+        return 2
+
+
+def script() -> None:
+    """Entry point of the installed command."""
+    result = main()
+    sys.exit(result if isinstance(result, int) else 0)

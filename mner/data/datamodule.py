@@ -1,0 +1,335 @@
+"""`MNERDataModule`: from a folder of posts to batches. Data sets differ only in their entity types and layout."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from mner.data.batch import Batch, Example
+from mner.data.collate import Batches, BucketSampler, Collate
+from mner.data.context import attach, read_context
+from mner.data.dataset import MNERDataset
+from mner.data.features import FeatureStore
+from mner.data.fingerprint import fingerprint
+from mner.data.images import ImageFolder, transform_for
+from mner.data.layout import find_images, find_splits
+from mner.data.readers import read_posts
+from mner.data.tokenize import PostTokenizer
+from mner.errors import DataFormatError, DataNotFoundError
+from mner.labels import bio_labels, entity_types, repair
+
+log = logging.getLogger(__name__)
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+class MNERDataModule(pl.LightningDataModule):
+    """Posts of one data set as batches.
+
+    Args:
+        root: Folder with `train.txt`, `valid.txt`, `test.txt` (or `.jsonl`, or the Snapchat layout; see the docs).
+        batch_size: Posts in a batch of one device.
+        eval_batch_size: The same for evaluation; None for `batch_size`.
+        num_workers: Processes that prepare batches.
+        text_encoder: Whose tokeniser to use; the command line takes it from the model.
+        max_length: Most word pieces of post and context together; None for the tokeniser's own limit.
+        replace_urls: Word that stands for every URL, or None to leave URLs as they are.
+        images: Folder of images (absolute, or below `root`), or None for none.
+        image_encoder: timm model whose transform the images get; the command line takes it from the model.
+        image_size: Pixels of a side; None for the image encoder's own.
+        features: Folder of stored features (`mner features`), in place of `images`.
+        context: Files of texts by image or post id, each a second segment in this order. A pattern such as
+            `captions/*.json` joins the files that it matches into one source. Relative to `root`, or absolute.
+        context_dropout: Probability that a training post is shown without context.
+        train_fraction: Part of the training posts to use, for learning curves; the subsets of one seed are nested.
+        repair_iob: `"i_to_b"` makes a stray `I-` in the training split a `B-`; valid and test are never changed.
+        seed: Of shuffling and of the training subset.
+
+    Attributes:
+        labels: The BIO labels, `O` first.
+    """
+
+    types: ClassVar[Sequence[str]] = ()
+    labels: list[str]
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        text_encoder: str | dict[str, Any] = "tiny",
+        max_length: int | None = None,
+        replace_urls: str | None = None,
+        images: str | None = None,
+        image_encoder: str | None = None,
+        image_size: int | None = None,
+        features: str | None = None,
+        context: list[str] | None = None,
+        context_dropout: float = 0.0,
+        train_fraction: float = 1.0,
+        repair_iob: Literal["none", "i_to_b"] = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if images is not None and features is not None:
+            raise ValueError("Expected `images` or `features`, but got both; stored features replace images")
+        if images is not None and image_encoder is None:
+            raise ValueError(
+                f"Got images={images!r} without `image_encoder`; name the timm model that is to see them "
+                "(model.image_encoder on the command line), or leave `images` out"
+            )
+        if not 0 < train_fraction <= 1:
+            raise ValueError(f"Expected `train_fraction` above 0 and up to 1, but got {train_fraction}")
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.text_encoder = text_encoder
+        self.max_length = max_length
+        self.replace_urls = replace_urls
+        self.images = images
+        self.image_encoder = image_encoder
+        self.image_size = image_size
+        self.features = features
+        self.context = list(context or [])
+        self.context_dropout = context_dropout
+        self.train_fraction = train_fraction
+        self.repair_iob = repair_iob
+        self.seed = seed
+        if not hasattr(self, "labels"):
+            self.labels = bio_labels(self.types)
+        self.predict_split: Split = "test"
+        self.datasets: dict[str, MNERDataset] = {}
+        self.fingerprints: dict[str, str] = {}
+        self._tokenizer: PostTokenizer | None = None
+        self._store: FeatureStore | None = None
+
+    # What the model and the checkpoint need to know
+
+    @property
+    def store(self) -> FeatureStore | None:
+        """The stored features, opened when first asked for."""
+        if self._store is None and self.features is not None:
+            self._store = FeatureStore(self._place(self.features, "stored features"))
+        return self._store
+
+    @property
+    def region_width(self) -> int | None:
+        """f of the stored features; None without."""
+        return None if self.store is None else self.store.width
+
+    @property
+    def tokenizer(self) -> PostTokenizer:
+        """The tokeniser, loaded when first asked for."""
+        if self._tokenizer is None:
+            if isinstance(self.text_encoder, dict):
+                raise ValueError("Expected the name of a text encoder for the data module, but got a configuration")
+            self._tokenizer = PostTokenizer(self.text_encoder, self.max_length, self.replace_urls)
+        return self._tokenizer
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts for checkpoints and prediction files; enough to prepare new posts as these were."""
+        return {
+            "name": type(self).__name__,
+            "labels": self.labels,
+            "fingerprints": dict(self.fingerprints),
+            "context": [Path(pattern).stem for pattern in self.context],
+            "images": self.images is not None,
+            "image_encoder": self.image_encoder,
+            "image_size": self.image_size,
+            "features": None if self.store is None else dict(self.store.meta),
+            "max_length": self.max_length,
+            "replace_urls": self.replace_urls,
+            "tokenizer": self.tokenizer.files(),
+        }
+
+    # Lightning's hooks
+
+    def setup(self, stage: str) -> None:
+        """Read and tokenise the splits that `stage` (fit, validate, test, predict) needs."""
+        wanted: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "valid"),
+            "validate": ("valid",),
+            "test": ("test",),
+            "predict": (self.predict_split,),
+        }
+        for split in wanted.get(stage, ()):
+            if split not in self.datasets:
+                self.datasets[split] = self.dataset(split)
+        if stage == "fit":
+            self._refuse_overlap()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Bucketed, shuffled batches of the training split."""
+        return self._loader(self.datasets["train"], self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the valid split, each post once."""
+        return self._loader(self.datasets["valid"], self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, each post once."""
+        return self._loader(self.datasets["test"], self.eval_batch_size, shuffle=False)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of `predict_split`."""
+        return self._loader(self.datasets[self.predict_split], self.eval_batch_size, shuffle=False)
+
+    def loader(self, examples: Sequence[Example], images: str | None = None) -> DataLoader[Batch]:
+        """Batches of any posts, prepared like the data set's own; for prediction."""
+        dataset = self._prepare(examples, "new posts", self._image_folder(None) if images is None else ImageFolder(images))
+        return self._loader(dataset, self.eval_batch_size, shuffle=False)
+
+    # From files to data sets
+
+    def examples(self, split: Split) -> list[Example]:
+        """The posts of a split, with their context texts.
+
+        Raises:
+            DataNotFoundError: If there is no such split, with what was found.
+            DataFormatError: If its file is malformed.
+        """
+        found = find_splits(self.root)
+        if split not in found:
+            raise DataNotFoundError(
+                f"No {split} split in {self.root}: found {sorted(found) or 'no split at all'}; expected {split}.txt or "
+                f"{split}.jsonl there. docs/data.md describes the formats; `mner data download` fetches public data."
+            )
+        posts = read_posts(found[split])
+        self.fingerprints[split] = fingerprint(posts)
+        self._check_types(posts, found[split])
+        return self._with_context(posts, split)
+
+    def dataset(self, split: Split) -> MNERDataset:
+        """One split, tokenised."""
+        posts = self.examples(split)
+        if split == "train":
+            posts = self._training_posts(posts)
+        dropout = self.context_dropout if split == "train" else 0.0
+        return self._prepare(posts, split, self._image_folder(split), dropout)
+
+    def _training_posts(self, posts: list[Example]) -> list[Example]:
+        from dataclasses import replace
+
+        import numpy as np
+
+        if self.train_fraction < 1:
+            order = np.random.default_rng(self.seed).permutation(len(posts))
+            kept = sorted(order[: max(1, round(self.train_fraction * len(posts)))])
+            posts = [posts[index] for index in kept]
+            log.info("train: %d posts kept by train_fraction=%g", len(posts), self.train_fraction)
+        if self.repair_iob == "i_to_b":
+            posts = [replace(post, tags=tuple(repair(post.tags))) if post.tags else post for post in posts]
+        return posts
+
+    def _prepare(
+        self, posts: Sequence[Example], name: str, folder: ImageFolder | None, context_dropout: float = 0.0
+    ) -> MNERDataset:
+        transform = None
+        if folder is not None and self.image_encoder is not None:
+            transform = transform_for(self.image_encoder, self.image_size)
+        self._report(posts, name, folder)
+        return MNERDataset(
+            posts,
+            self.labels,
+            self.tokenizer,
+            open_image=None if folder is None else folder.open,
+            transform=transform,
+            regions=self.store,
+            context_dropout=context_dropout,
+        )
+
+    def _report(self, posts: Sequence[Example], name: str, folder: ImageFolder | None) -> None:
+        ids = [post.image_id for post in posts if post.image_id is not None]
+        missing = 0
+        if self.store is not None:
+            missing = len(posts) - sum(image_id in self.store for image_id in ids)
+            if posts and missing == len(posts):
+                raise DataNotFoundError(
+                    f"The stored features in {self.features} hold none of the {len(posts)} {name} images; "
+                    "extract them with `mner features --images … --out …`"
+                )
+        elif folder is not None:
+            missing = len(posts) - sum(folder.find(image_id) is not None for image_id in ids)
+        if missing:
+            log.warning("%s: %d of %d posts have no image; they get the learned 'no image' vector", name, missing, len(posts))
+
+    def _check_types(self, posts: list[Example], path: Path) -> None:
+        known = set(self.labels)
+        for post in posts:
+            unknown = sorted(set(post.tags or ()) - known)
+            if unknown:
+                raise DataFormatError(
+                    path,
+                    None,
+                    f"tags {unknown} in post {post.id!r}",
+                    f"entity types {entity_types(self.labels)}",
+                    "Choose the data module of this data set, or give `types` to SnapchatDataModule.",
+                )
+
+    def _with_context(self, posts: list[Example], split: str) -> list[Example]:
+        if not self.context:
+            return posts
+        sources = {pattern: self._read_source(pattern) for pattern in self.context}
+        posts, without = attach(posts, sources)
+        for pattern, count in without.items():
+            if count == len(posts):
+                raise DataNotFoundError(f"Context {pattern} has a text for none of the {count} {split} posts; check its ids")
+            if count:
+                log.warning("%s: %d of %d posts have no text in %s", split, count, len(posts), pattern)
+        return posts
+
+    def _read_source(self, pattern: str) -> dict[str, str]:
+        place = pattern if Path(pattern).is_absolute() else str(self.root / pattern)
+        files = sorted(glob.glob(place))
+        if not files:
+            raise DataNotFoundError(f"No context file matches {place}; give files relative to root={self.root}, or absolute")
+        joined: dict[str, str] = {}
+        for file in files:
+            joined.update(read_context(Path(file)))
+        return joined
+
+    def _image_folder(self, split: Split | None) -> ImageFolder | None:
+        if self.images is None:
+            return None
+        folder = self._place(self.images, "images")
+        # The Snapchat layout keeps a folder of images for each split.
+        inner = find_images(self.root, split) if split is not None else None
+        return ImageFolder(inner if inner is not None and inner.parent == folder else folder)
+
+    def _place(self, name: str, what: str) -> Path:
+        below = self.root / name
+        place = Path(name) if Path(name).is_absolute() or not below.exists() else below
+        if not place.exists():
+            raise DataNotFoundError(f"No {what} at {below} nor at {Path(name).absolute()}")
+        return place
+
+    def _refuse_overlap(self) -> None:
+        train = {post.id for post in self.datasets["train"].examples}
+        both = sorted(post.id for post in self.datasets["valid"].examples if post.id in train)
+        if both:
+            raise DataFormatError(
+                self.root, None, f"{len(both)} posts in both train and valid ({', '.join(both[:3])} …)", "splits that do not overlap"
+            )
+
+    def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
+        image_shape = None
+        if dataset.transform is not None:
+            size = dataset.transform.size  # type: ignore[attr-defined]
+            image_shape = (3, size, size)
+        return DataLoader(
+            Batches(dataset),  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=BucketSampler(dataset.lengths, batch_size, shuffle, seed=self.seed),
+            collate_fn=Collate(self.tokenizer.pad_id, image_shape, self.region_width),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=False,
+        )

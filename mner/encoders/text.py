@@ -1,0 +1,87 @@
+"""Text encoders: any transformers AutoModel, by Hub name, folder, stored configuration, or the built-in tiny one."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from mner.errors import CheckpointError
+from mner.pretrained import TINY, locate
+
+
+class TextEncoder(nn.Module):
+    """Contextual vectors of word pieces.
+
+    Args:
+        name: A Hub name or folder of a transformers model; `"tiny"` for the built-in one (random weights); or the
+            configuration itself as a dictionary, as checkpoints store it (random weights, to be loaded afterwards).
+
+    Shapes:
+        - `token_ids`, `token_mask`, `segment_ids`: (b, t)
+        - returns: (b, t, d) with d = `width`
+
+    Raises:
+        CheckpointError: If the weights do not fill the model; it names those that are missing.
+
+    >>> encoder = TextEncoder("tiny")
+    >>> ids = torch.ones(2, 5, dtype=torch.long)
+    >>> encoder(ids, ids.bool(), torch.zeros_like(ids)).shape[-1] == encoder.width
+    True
+    """
+
+    def __init__(self, name: str | dict[str, Any] = TINY) -> None:
+        super().__init__()
+        self.model = _from_config(name) if isinstance(name, dict) else _from_name(name)
+        # The pooler is never used here; a parameter without gradient would stop distributed training.
+        if getattr(self.model, "pooler", None) is not None:
+            self.model.pooler = None
+        config = self.model.config
+        self.width: int = config.hidden_size
+        accepted = inspect.signature(self.model.forward).parameters
+        self.has_segments = "token_type_ids" in accepted and getattr(config, "type_vocab_size", 0) > 1
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's configuration as plain data, enough to build it again without its weights."""
+        config: dict[str, Any] = self.model.config.to_dict()
+        return config
+
+    def forward(self, token_ids: Tensor, token_mask: Tensor, segment_ids: Tensor) -> Tensor:
+        """Encode word pieces."""
+        segments = {"token_type_ids": segment_ids} if self.has_segments else {}
+        states: Tensor = self.model(input_ids=token_ids, attention_mask=token_mask.long(), **segments).last_hidden_state
+        return states  # (b, t, d)
+
+
+def first_pieces(states: Tensor, word_starts: Tensor) -> Tensor:
+    """The vector of each word's first piece: states (b, t, d), word_starts (b, w) -> (b, w, d)."""
+    return states.gather(1, word_starts[:, :, None].expand(-1, -1, states.shape[-1]))
+
+
+def _from_config(config: dict[str, Any]) -> nn.Module:
+    options = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    model: nn.Module = AutoModel.from_config(AutoConfig.for_model(**options), dtype=torch.float32)
+    return model
+
+
+def _from_name(name: str) -> nn.Module:
+    folder = locate(name)
+    if name == TINY:
+        config = AutoConfig.from_pretrained(folder)
+        model: nn.Module = AutoModel.from_config(config, dtype=torch.float32)
+        return model
+    # float32: the default would be the checkpoint's own type, and half-precision weights do not train well.
+    model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    missing = sorted(key for key in loaded["missing_keys"] if "pooler" not in key)
+    mismatched = sorted(str(entry[0]) for entry in loaded.get("mismatched_keys", ()))
+    if missing or mismatched:
+        raise CheckpointError(
+            f"The weights in {folder!r} leave {len(missing)} tensors of {type(model).__name__} random and "
+            f"{len(mismatched)} of another shape, for example {(missing + mismatched)[:3]}; expected all of them. "
+            "Check that the weights belong to this architecture (model_type in config.json)."
+        )
+    return model

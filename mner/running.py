@@ -1,0 +1,122 @@
+"""The Trainer of the command line: Lightning's, with a test that is reported and predictions that are written."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+
+import mner
+from mner.data.datamodule import MNERDataModule
+from mner.data.predictions import Prediction, write_predictions
+from mner.fusion.base import FusionModule
+from mner.fusion.checkpoint import class_path
+from mner.report import check_against_seqeval, score_table
+
+
+class Trainer(pl.Trainer):
+    """`pytorch_lightning.Trainer` whose `test` prints a full report and whose `predict` writes a prediction file."""
+
+    def test(  # type: ignore[override]  # fewer arguments: the command line needs no more
+        self,
+        model: FusionModule | None = None,
+        datamodule: MNERDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = False,
+    ) -> Any:
+        """Score the test split and print precision, recall and F1 per type, lenient and strict, beside seqeval's.
+
+        Args:
+            model: The module.
+            datamodule: The data.
+            ckpt_path: Checkpoint to test, or `best`, `last`.
+            verbose: Print Lightning's own table too.
+
+        Raises:
+            RuntimeError: If `SpanF1` and seqeval disagree.
+        """
+        result = super().test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=verbose)
+        tested = _gather(self.lightning_module.tested)
+        if self.is_global_zero:
+            metrics = {name: float(value) for name, value in self.callback_metrics.items()}
+            report = check_against_seqeval(tested, metrics, "test")
+            assert self.lightning_module is not None
+            print(score_table(self.lightning_module.labels, metrics, "test"))
+            print(f"\nseqeval on the same {len(tested)} posts (lenient):\n{report}")
+            print("SpanF1 and seqeval agree.")
+        return result
+
+    def predict(  # type: ignore[override]  # fewer arguments: the command line needs no more
+        self,
+        model: FusionModule | None = None,
+        datamodule: MNERDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        output: str = "predictions.jsonl",
+        split: Literal["train", "valid", "test"] = "test",
+    ) -> Any:
+        """Write the predictions of one split as JSON lines.
+
+        Args:
+            model: The module.
+            datamodule: The data.
+            ckpt_path: Checkpoint to use, or `best`, `last`.
+            output: File to write.
+            split: The split to predict.
+        """
+        if datamodule is None or model is None:
+            raise ValueError("Expected a model and a data module, but got none")
+        datamodule.predict_split = split
+        batches = super().predict(model, datamodule=datamodule, ckpt_path=ckpt_path) or []
+        posts = _gather([post for batch in batches for post in batch])
+        if not self.is_global_zero:
+            return batches
+        order = {post.id: place for place, post in enumerate(datamodule.datasets[split].examples)}
+        posts.sort(key=lambda post: order[post["id"]])
+        header = prediction_header(model, datamodule, split, None if ckpt_path is None else str(ckpt_path))
+        write_predictions(Path(output), header, [Prediction.from_json(post) for post in posts])
+        print(f"{len(posts)} posts of {split} written to {output}")
+        return batches
+
+
+def prediction_header(model: FusionModule, data: MNERDataModule, split: str, checkpoint: str | None) -> dict[str, Any]:
+    """The first line of a prediction file: what made it, from what."""
+    import os
+
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return {
+        "mner_predictions": 1,
+        "model": class_path(model),
+        "checkpoint": None if checkpoint is None else Path(checkpoint).name,
+        "split": split,
+        "data": type(data).__name__,
+        "fingerprint": data.fingerprints.get(split),
+        "labels": model.labels,
+        "context": [Path(pattern).stem for pattern in data.context],
+        "seed": None if seed is None else int(seed),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    import transformers
+
+    return {
+        "mner": mner.__version__,
+        "torch": torch.__version__,
+        "pytorch_lightning": pl.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _gather(mine: list[Any]) -> list[Any]:
+    """The lists of all processes, one after the other."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(mine)
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, mine)
+    return [entry for part in parts for entry in part]

@@ -176,12 +176,12 @@ def test_concatenation_equals_its_formula(inputs):
 @pytest.mark.parametrize(("width", "characters"), [(0, torch.ones(B, W, C)), (C, None)])
 def test_concatenation_refuses_characters_that_do_not_fit(inputs, width, characters):
     words, _, regions, region_mask = inputs
-    with pytest.raises(ValueError, match="Expected .*characters, as `character_width` says"):
+    with pytest.raises(ValueError, match=r"Expected .*characters, as `character_width` says"):
         ConcatenationFusion(D, F, width)(words, regions, region_mask, characters)
 
 
 def test_visual_attention_equals_its_formula(inputs):
-    words, word_mask, regions, region_mask = inputs
+    words, _, regions, _ = inputs
     module = wide(VisualAttentionFusion(D, F, 8))
     fused = module(*inputs)
     for b, (w, r) in enumerate(zip(WORD_COUNTS, REGION_COUNTS, strict=True)):
@@ -208,7 +208,7 @@ def test_visual_attention_equals_its_formula(inputs):
 
 
 def test_co_attention_equals_its_formula(inputs):
-    words, word_mask, regions, region_mask = inputs
+    words, _, regions, _ = inputs
     module = wide(CoAttentionFusion(D, F, 8))
     fused = module(*inputs)
 

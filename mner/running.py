@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 
 import mner
 from mner.data.datamodule import MNERDataModule
-from mner.data.predictions import Prediction, write_predictions
+from mner.data.predictions import prediction_header, write_predictions
 from mner.fusion.base import FusionModule
 from mner.fusion.checkpoint import class_path
 from mner.report import check_against_seqeval, score_table
@@ -74,30 +75,26 @@ class Trainer(pl.Trainer):
         if not self.is_global_zero:
             return batches
         order = {post.id: place for place, post in enumerate(datamodule.datasets[split].examples)}
-        posts.sort(key=lambda post: order[post["id"]])
-        header = prediction_header(model, datamodule, split, None if ckpt_path is None else str(ckpt_path))
-        write_predictions(Path(output), header, [Prediction.from_json(post) for post in posts])
+        posts.sort(key=lambda post: order[post.id])
+        write_predictions(output, header(model, datamodule, split, None if ckpt_path is None else str(ckpt_path)), posts)
         print(f"{len(posts)} posts of {split} written to {output}")
         return batches
 
 
-def prediction_header(model: FusionModule, data: MNERDataModule, split: str, checkpoint: str | None) -> dict[str, Any]:
+def header(model: FusionModule, data: MNERDataModule, split: str, checkpoint: str | None) -> dict[str, Any]:
     """The first line of a prediction file: what made it, from what."""
-    import os
-
     seed = os.environ.get("PL_GLOBAL_SEED")
-    return {
-        "mner_predictions": 1,
-        "model": class_path(model),
-        "checkpoint": None if checkpoint is None else Path(checkpoint).name,
-        "split": split,
-        "data": type(data).__name__,
-        "fingerprint": data.fingerprints.get(split),
-        "labels": model.labels,
-        "context": [Path(pattern).stem for pattern in data.context],
-        "seed": None if seed is None else int(seed),
-        "versions": versions(),
-    }
+    made = prediction_header(
+        model=class_path(model),
+        split=split,
+        data=type(data).__name__,
+        fingerprint=data.fingerprints.get(split),
+        labels=model.labels,
+        checkpoint=None if checkpoint is None else Path(checkpoint).name,
+        seed=None if seed is None else int(seed),
+        context=data.context_names,
+    )
+    return {**made, "versions": versions()}
 
 
 def versions() -> dict[str, str]:

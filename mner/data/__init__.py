@@ -5,6 +5,7 @@ from mner.data.collate import BucketSampler, Collate
 from mner.data.datamodule import MNERDataModule
 from mner.data.dataset import MNERDataset
 from mner.data.readers import read_conll, read_jsonl
+from mner.data.sample_module import SampleDataModule
 from mner.data.snapchat import SnapchatDataModule
 from mner.data.twitter import Twitter2015DataModule, Twitter2017DataModule
 
@@ -15,6 +16,7 @@ __all__ = [
     "Example",
     "MNERDataModule",
     "MNERDataset",
+    "SampleDataModule",
     "SnapchatDataModule",
     "Twitter2015DataModule",
     "Twitter2017DataModule",

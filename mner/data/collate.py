@@ -126,7 +126,7 @@ class BucketSampler(DistributedSampler[list[int]]):
         seed: int = 0,
         num_replicas: int | None = None,
         rank: int | None = None,
-        pool: int = 50,
+        pool: int = 100,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")

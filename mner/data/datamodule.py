@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mner.data.batch import Batch, Example
 from mner.data.collate import Batches, BucketSampler, Collate
-from mner.data.context import attach, read_context
+from mner.data.context import Texts, attach, read_context
 from mner.data.dataset import MNERDataset
 from mner.data.features import FeatureStore
 from mner.data.fingerprint import fingerprint
@@ -126,6 +126,11 @@ class MNERDataModule(pl.LightningDataModule):
         return None if self.store is None else self.store.width
 
     @property
+    def context_names(self) -> list[str]:
+        """A name for each context source."""
+        return [Path(pattern).stem for pattern in self.context]
+
+    @property
     def tokenizer(self) -> PostTokenizer:
         """The tokeniser, loaded when first asked for."""
         if self._tokenizer is None:
@@ -140,7 +145,7 @@ class MNERDataModule(pl.LightningDataModule):
             "name": type(self).__name__,
             "labels": self.labels,
             "fingerprints": dict(self.fingerprints),
-            "context": [Path(pattern).stem for pattern in self.context],
+            "context": self.context_names,
             "images": self.images is not None,
             "image_encoder": self.image_encoder,
             "image_size": self.image_size,
@@ -286,15 +291,12 @@ class MNERDataModule(pl.LightningDataModule):
                 log.warning("%s: %d of %d posts have no text in %s", split, count, len(posts), pattern)
         return posts
 
-    def _read_source(self, pattern: str) -> dict[str, str]:
+    def _read_source(self, pattern: str) -> Texts:
         place = pattern if Path(pattern).is_absolute() else str(self.root / pattern)
         files = sorted(glob.glob(place))
         if not files:
             raise DataNotFoundError(f"No context file matches {place}; give files relative to root={self.root}, or absolute")
-        joined: dict[str, str] = {}
-        for file in files:
-            joined.update(read_context(Path(file)))
-        return joined
+        return read_context(*files)
 
     def _image_folder(self, split: Split | None) -> ImageFolder | None:
         if self.images is None:

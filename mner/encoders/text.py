@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+from mner.encoders.visual_bert import MODEL_TYPE, load_visual_bert, visual_parameters
 from mner.errors import CheckpointError
 from mner.pretrained import TINY, locate
 
@@ -40,6 +41,10 @@ class TextEncoder(nn.Module):
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
         config = self.model.config
+        if config.model_type == MODEL_TYPE:
+            # Words alone never touch these; TransformerAttention, which does use them, makes them learn again.
+            for parameter in visual_parameters(self.model):
+                parameter.requires_grad_(False)
         self.width: int = config.hidden_size
         accepted = inspect.signature(self.model.forward).parameters
         self.has_segments = "token_type_ids" in accepted and getattr(config, "type_vocab_size", 0) > 1
@@ -70,8 +75,10 @@ def _from_config(config: dict[str, Any]) -> nn.Module:
 
 def _from_name(name: str) -> nn.Module:
     folder = locate(name)
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type == MODEL_TYPE:
+        return load_visual_bert(name)
     if name == TINY:
-        config = AutoConfig.from_pretrained(folder)
         model: nn.Module = AutoModel.from_config(config, dtype=torch.float32)
         return model
     # float32: the default would be the checkpoint's own type, and half-precision weights do not train well.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from mner.crf import CRF
 from mner.data.batch import Batch
+from mner.data.predictions import Prediction, ScoredSpan
 from mner.encoders.image import ImageEncoder
 from mner.encoders.text import TextEncoder, first_pieces
 from mner.fusion.checkpoint import load_module, write_extras
@@ -255,8 +256,8 @@ class FusionModule(pl.LightningModule):
         """Gold and predicted tags of each post that this process tested last."""
         return self._tested
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Tags and entities of each post, with the probability of each entity, as prediction files hold them."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """Tags and entities of each post, with the probability of each entity."""
         emissions = self.emissions(batch)
         pred = self._names(self.decode(emissions, batch))
         found = [spans(tags) for tags in pred]
@@ -264,19 +265,19 @@ class FusionModule(pl.LightningModule):
         gold: list[list[str] | None] = [None] * len(pred)
         if "tags" in batch:
             gold = list(self._names(batch["tags"].tolist(), [len(words) for words in batch["words"]]))
+        has_image = batch["has_image"].tolist()
         return [
-            {
-                "id": batch["id"][row],
-                "image_id": batch["image_id"][row],
-                "words": list(batch["words"][row]),
-                "gold": gold[row],
-                "pred": pred[row],
-                "entities": [
-                    {"start": span.start, "end": span.end, "type": span.type, "score": round(score, 6)}
-                    for span, score in zip(found[row], scores[row], strict=True)
-                ],
-                "has_image": bool(batch["has_image"][row]),
-            }
+            Prediction(
+                id=batch["id"][row],
+                image_id=batch["image_id"][row],
+                words=batch["words"][row],
+                gold=None if (tags := gold[row]) is None else tuple(tags),
+                pred=tuple(pred[row]),
+                entities=tuple(
+                    ScoredSpan(*span, round(score, 6)) for span, score in zip(found[row], scores[row], strict=True)
+                ),
+                has_image=has_image[row],
+            )
             for row in range(len(pred))
         ]
 

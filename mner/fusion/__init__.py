@@ -1,6 +1,16 @@
 """Fusion strategies: one file each, one paper each."""
 
 from mner.fusion.base import FusionModule
+from mner.fusion.co_attention import CoAttention
+from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
 from mner.fusion.text_only import TextOnly
+from mner.fusion.visual_attention import VisualAttention
 
-__all__ = ["FusionModule", "TextOnly"]
+__all__ = [
+    "CoAttention",
+    "Concatenation",
+    "ConcatenationWithoutCharacters",
+    "FusionModule",
+    "TextOnly",
+    "VisualAttention",
+]

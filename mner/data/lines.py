@@ -1,0 +1,158 @@
+"""Text files line by line: what the readers of posts, texts and predictions share."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from mner.errors import DataFormatError, DataNotFoundError
+from mner.labels import split_tag
+
+
+def read_lines(path: str | PathLike[str]) -> list[str]:
+    r"""The lines of a UTF-8 text file. A byte order mark and `\r\n` are taken off.
+
+    Only `\n` ends a line: `str.splitlines` would also cut at characters that occur as words of tweets (U+0085, U+2028).
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        DataFormatError: If the file is not UTF-8 or has no content.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DataNotFoundError(f"No file {path}; check the path (it is relative to {Path.cwd()})") from None
+    except IsADirectoryError:
+        raise DataNotFoundError(f"Expected a file, but {path} is a folder") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        found = f"the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+        advice = "Convert the file, for instance `iconv -f LATIN1 -t UTF-8` (or `-f UTF-16`, as its encoding is)."
+        raise DataFormatError(path, line, found, "text in UTF-8", advice) from None
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if not any(lines):
+        raise DataFormatError(path, 1, "an empty file", "at least one post or text", "Was the download cut off?")
+    return lines[:-1] if not lines[-1] else lines
+
+
+def json_object(path: str | PathLike[str], number: int, line: str) -> dict[str, Any]:
+    """The JSON object on one line.
+
+    Raises:
+        DataFormatError: If the line is not one JSON object, or holds text that UTF-8 cannot express.
+    """
+    expected = "one JSON object a line"
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        advice = "Write one object a line, without line breaks inside, and no brackets or commas around the lines."
+        raise DataFormatError(path, number, f"{shown(line)} ({error})", expected, advice) from None
+    if not isinstance(value, dict):
+        advice = "Write each element of the list on its own line." if isinstance(value, list) else ""
+        raise DataFormatError(path, number, f"{json_type(value)} ({shown(line)})", expected, advice)
+    if "\\u" in line:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            advice = "Such an escape comes from text cut inside an emoji; remove it."
+            raise DataFormatError(path, number, "half of a surrogate pair", "text", advice) from None
+    return value
+
+
+def text_field(path: str | PathLike[str], number: int, record: dict[str, Any], key: str) -> str:
+    """A field that must be a string with content.
+
+    Raises:
+        DataFormatError: If it is missing, of another type or empty.
+    """
+    if key not in record:
+        raise DataFormatError(path, number, f"no {key!r} (the keys are {sorted(record)})", f"a string {key!r}")
+    value = record[key]
+    if not isinstance(value, str):
+        advice = f'Put it in quotes: "{value}".' if isinstance(value, int) and not isinstance(value, bool) else ""
+        raise DataFormatError(path, number, f"{json_type(value)} as {key!r}", "a string", advice)
+    if not value:
+        raise DataFormatError(path, number, f"an empty {key!r}", "a string with content")
+    return value
+
+
+def string_list(path: str | PathLike[str], number: int, record: dict[str, Any], key: str) -> tuple[str, ...]:
+    """A field that must be a list of strings.
+
+    Raises:
+        DataFormatError: If it is missing or of another type.
+    """
+    if key not in record:
+        raise DataFormatError(path, number, f"no {key!r} (the keys are {sorted(record)})", f"a list of strings {key!r}")
+    value = record[key]
+    if not isinstance(value, list):
+        raise DataFormatError(path, number, f"{json_type(value)} as {key!r}", "a list of strings")
+    for element in value:
+        if not isinstance(element, str):
+            raise DataFormatError(path, number, f"{json_type(element)} among {key!r}", "a list of strings")
+    return tuple(value)
+
+
+def check_tag(path: str | PathLike[str], number: int, tag: str, known: set[str]) -> None:
+    """Refuse what is no BIO tag; `known` keeps those that passed, so that each is checked once.
+
+    Raises:
+        DataFormatError: With the line.
+    """
+    if tag in known:
+        return
+    try:
+        split_tag(tag)
+    except ValueError:
+        pass
+    else:
+        if not any(character.isspace() for character in tag):
+            known.add(tag)
+            return
+    advice = "Convert other schemes (BIOES, IO) to BIO first."
+    raise DataFormatError(path, number, f"the tag {shown(tag)}", "O, B-TYPE or I-TYPE", advice)
+
+
+class UniqueIds:
+    """Ids seen in a file, each allowed once."""
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = path
+        self._lines: dict[str, int] = {}
+
+    def add(self, id_: str, number: int) -> None:
+        """Take note of an id.
+
+        Raises:
+            DataFormatError: If it was there before; it names both lines.
+        """
+        first = self._lines.setdefault(id_, number)
+        if first != number:
+            raise DataFormatError(
+                self.path,
+                number,
+                f"the id {id_!r} again, after line {first}",
+                "each id once in a file",
+                "Remove one of the two posts, or give it another id.",
+            )
+
+
+def shown(text: str, width: int = 60) -> str:
+    """`text` in quotes, cut to `width` characters, for messages."""
+    return repr(text if len(text) <= width else text[: width - 1] + "…")
+
+
+def json_type(value: object) -> str:
+    """What JSON calls the type of `value`, for messages.
+
+    >>> json_type(None), json_type(3), json_type([])
+    ('null', 'a number', 'a list')
+    """
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,178 @@
+"""Files of posts: CoNLL with `IMGID:` lines, and JSON lines. Both are read strictly and written back unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from mner.data.batch import Example
+from mner.data.images import image_key
+from mner.data.lines import UniqueIds, check_tag, json_object, read_lines, shown, string_list, text_field
+from mner.errors import DataFormatError
+
+CONLL_SUFFIXES = (".txt", ".conll")
+JSON_SUFFIXES = (".jsonl", ".json")
+IMGID = "IMGID:"
+
+
+def read_posts(path: str | PathLike[str]) -> list[Example]:
+    """Read a file of posts; its suffix says how: `.txt` or `.conll`, `.jsonl` or `.json`.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        DataFormatError: If the suffix is another, or the file is malformed.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in CONLL_SUFFIXES:
+        return read_conll(path)
+    if suffix in JSON_SUFFIXES:
+        return read_jsonl(path)
+    expected = f"{' or '.join(CONLL_SUFFIXES)} for CoNLL, {' or '.join(JSON_SUFFIXES)} for JSON lines"
+    advice = "Rename the file, or call read_conll or read_jsonl."
+    raise DataFormatError(path, None, f"the suffix {suffix!r}", expected, advice)
+
+
+def read_conll(path: str | PathLike[str]) -> list[Example]:
+    r"""Read posts in the format of the public Twitter-2015 and Twitter-2017 files.
+
+    A post is a line `IMGID:<id>`, then a line `token<TAB>tag` for each word, then a blank line. Lines are split at the
+    tab alone, since a word may be a no-break space. The image id is the post's id too. A stray `I-` is kept as it is.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        DataFormatError: For a wrong tag, a missing or additional column, a post without image id or without words,
+            a repeated id, a file that is empty or not UTF-8; with the line.
+    """
+    ids = UniqueIds(path)
+    known: set[str] = set()
+    posts = []
+    for block in post_blocks(read_lines(path)):
+        number, line = block[0]
+        if not is_id_line(line):
+            expected = f"'{IMGID}<id>' as the first line of a post"
+            advice = "One blank line ends a post. JSON lines are read from files named .jsonl."
+            raise DataFormatError(path, number, shown(line), expected, advice)
+        id_ = line.removeprefix(IMGID).strip(" ")
+        if not id_:
+            raise DataFormatError(path, number, f"{shown(line)}, without an id", f"'{IMGID}<id>'")
+        ids.add(id_, number)
+        if len(block) == 1:
+            advice = "Remove the post, or the blank line after its id."
+            raise DataFormatError(path, number, f"post {id_!r} without words", "at least one word", advice)
+        pairs = [_word_and_tag(path, number, line, known) for number, line in block[1:]]
+        words, tags = zip(*pairs, strict=True)
+        posts.append(Example(id=id_, image_id=id_, words=words, tags=tags))
+    return posts
+
+
+def read_jsonl(path: str | PathLike[str]) -> list[Example]:
+    """Read posts from JSON lines, the Snapchat format: `{"id", "image_id", "tokens", "label"}`.
+
+    `label` may be missing or null where gold is unknown, `image_id` where a post has no image. Other keys are ignored.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        DataFormatError: For malformed JSON, a value of the wrong type, a post without id or words, another number of
+            tags than words, a wrong tag, a repeated id, a file that is empty or not UTF-8; with the line.
+    """
+    ids = UniqueIds(path)
+    known: set[str] = set()
+    posts = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line:
+            continue
+        record = json_object(path, number, line)
+        id_ = text_field(path, number, record, "id")
+        ids.add(id_, number)
+        image_id = None if record.get("image_id") is None else text_field(path, number, record, "image_id")
+        words = string_list(path, number, record, "tokens")
+        if not words:
+            raise DataFormatError(path, number, f"post {id_!r} without words", "at least one word", "Remove the post.")
+        if "" in words:
+            raise DataFormatError(path, number, f"an empty word in post {id_!r}", "words with content")
+        posts.append(Example(id_, image_id, words, _labels(path, number, record, len(words), known)))
+    return posts
+
+
+def write_conll(path: str | PathLike[str], examples: Iterable[Example]) -> None:
+    """Write posts so that `read_conll` gives them back. Context is not written.
+
+    Raises:
+        ValueError: If a post cannot be expressed: no tags, an image id that is not its id, a tab or line break in it.
+    """
+    blocks = []
+    for example in examples:
+        if example.tags is None or len(example.tags) != len(example.words) or not example.words:
+            raise ValueError(f"Expected words and a tag for each in post {example.id!r}; or use write_jsonl")
+        if example.image_id is not None and image_key(example.image_id) != image_key(example.id):
+            raise ValueError(
+                f"CoNLL has one id a post, but post {example.id!r} has image {example.image_id!r}; use write_jsonl"
+            )
+        fields = (example.id, *example.words, *example.tags)
+        if any(character in field for field in fields for character in "\t\n"):
+            raise ValueError(f"Post {example.id!r} has a tab or line break in a word, tag or id; use write_jsonl")
+        rows = zip(example.words, example.tags, strict=True)
+        blocks.append("".join([f"{IMGID}{example.id}\n", *(f"{word}\t{tag}\n" for word, tag in rows)]))
+    Path(path).write_bytes("\n".join(blocks).encode())
+
+
+def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
+    """Write posts so that `read_jsonl` gives them back. Context is not written."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for example in examples:
+            record: dict[str, Any] = {"id": example.id, "image_id": example.image_id, "tokens": example.words}
+            if example.tags is not None:
+                record["label"] = example.tags
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def is_id_line(line: str) -> bool:
+    """Whether a line gives a post's id."""
+    return line.startswith(IMGID) and "\t" not in line  # with a tab it is a word
+
+
+def post_blocks(lines: list[str]) -> Iterator[list[tuple[int, str]]]:
+    """The numbered lines of each post: a blank line, or an `IMGID:` line, begins the next."""
+    block: list[tuple[int, str]] = []
+    for number, line in enumerate(lines, start=1):
+        if block and (not line or is_id_line(line)):
+            yield block
+            block = []
+        if line:
+            block.append((number, line))
+    if block:
+        yield block
+
+
+def _word_and_tag(path: str | PathLike[str], number: int, line: str, known: set[str]) -> tuple[str, str]:
+    columns = line.split("\t")
+    if len(columns) != 2:
+        found = f"{len(columns)} column{'s' * (len(columns) > 1)} in {shown(line)}"
+        advice = "Columns are separated by one tab, posts by a line with nothing in it."
+        raise DataFormatError(path, number, found, "two columns, word<TAB>tag", advice)
+    word, tag = columns
+    if not word:
+        raise DataFormatError(path, number, f"no word before the tab in {shown(line)}", "word<TAB>tag")
+    check_tag(path, number, tag, known)
+    return word, tag
+
+
+def _labels(
+    path: str | PathLike[str], number: int, record: dict[str, Any], words: int, known: set[str]
+) -> tuple[str, ...] | None:
+    if record.get("label") is None:
+        # A misspelt key would make posts without gold of posts with gold, silently.
+        wrong = sorted({"labels", "tags", "tag", "ner_tags"} & set(record)) if "label" not in record else []
+        if wrong:
+            raise DataFormatError(path, number, f"tags under {wrong[0]!r}", "tags under 'label'", "Rename the key.")
+        return None
+    tags = string_list(path, number, record, "label")
+    if len(tags) != words:
+        advice = "Words and tags belong together one by one."
+        raise DataFormatError(path, number, f"{words} tokens and {len(tags)} tags", "as many tags as tokens", advice)
+    for tag in tags:
+        check_tag(path, number, tag, known)
+    return tags

@@ -13,11 +13,13 @@ class Attention(nn.Module):
     """Base of every module whose `forward` returns `(output, weights)`, weights (b, queries, keys).
 
     The convention that attention maps are captured by: a forward hook on each module whose class says
-    `returns_attention = True` sees the weights, whatever the strategy does with them. Keys are image regions or words;
-    the weights of a query sum to 1 over its real keys and are 0 on padding.
+    `returns_attention = True` sees the weights, whatever the strategy does with them. The keys are image regions; a
+    module whose keys are words says so with `attends_to = "words"`. The weights of a query sum to 1 over its real keys
+    and are 0 on padding.
     """
 
     returns_attention: ClassVar[bool] = True
+    attends_to: str = "regions"
 
 
 class AdditiveAttention(Attention):

@@ -58,6 +58,7 @@ class CoAttentionFusion(nn.Module):
         self.region_projection = nn.Linear(region_width, width)
         self.visual_attention = AdditiveAttention(width, width, attention_width)
         self.textual_attention = AdditiveAttention(width, width, attention_width)
+        self.textual_attention.attends_to = "words"
         self.seen_projection = nn.Linear(width, width)
         self.read_projection = nn.Linear(width, width)
         self.fusion_gate = nn.Linear(2 * width, width)

@@ -48,9 +48,10 @@ def json_object(path: str | PathLike[str], number: int, line: str) -> dict[str, 
     expected = "one JSON object a line"
     try:
         value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         advice = "Write one object a line, without line breaks inside, and no brackets or commas around the lines."
-        raise DataFormatError(path, number, f"{shown(line)} ({error})", expected, advice) from None
+        raise DataFormatError(path, number, f"{shown(line)} ({reason})", expected, advice) from None
     if not isinstance(value, dict):
         advice = "Write each element of the list on its own line." if isinstance(value, list) else ""
         raise DataFormatError(path, number, f"{json_type(value)} ({shown(line)})", expected, advice)

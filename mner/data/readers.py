@@ -112,8 +112,9 @@ def write_conll(path: str | PathLike[str], examples: Iterable[Example]) -> None:
                 f"CoNLL has one id a post, but post {example.id!r} has image {example.image_id!r}; use write_jsonl"
             )
         fields = (example.id, *example.words, *example.tags)
-        if any(character in field for field in fields for character in "\t\n"):
-            raise ValueError(f"Post {example.id!r} has a tab or line break in a word, tag or id; use write_jsonl")
+        good = all(field and "\t" not in field and "\n" not in field for field in fields)
+        if not good or example.id != example.id.strip(" \r"):
+            raise ValueError(f"Post {example.id!r} has an empty field or a tab or line break in one; use write_jsonl")
         rows = zip(example.words, example.tags, strict=True)
         blocks.append("".join([f"{IMGID}{example.id}\n", *(f"{word}\t{tag}\n" for word, tag in rows)]))
     Path(path).write_bytes("\n".join(blocks).encode())

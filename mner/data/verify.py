@@ -231,9 +231,9 @@ def _check_images(name: str, posts: Sequence[Example], folder: Path, split: Spli
     split.images = len(ids) - len(split.bad_images)
     if split.bad_images:
         report.warnings.append(f"{name}: {report_broken(split.bad_images, len(ids))}")
-    without = sum(post.image_id is None for post in posts)
+    without = [post.id for post in posts if post.image_id is None]
     if without:
-        report.warnings.append(f"{name}: {without:,} posts without an image id")
+        report.warnings.append(f"{name}: {_count(without, 'post')} without an image id: {_some(without)}")
 
 
 def _check_overlap(

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer, VisualBertConfig, VisualBertForPreTraining
 
+from mner.data.tokenize import PostTokenizer
 from mner.encoders.text import TextEncoder
 from mner.encoders.visual_bert import convert_visual_bert, load_visual_bert, visual_parameters
 from mner.errors import CheckpointError
@@ -167,6 +168,12 @@ def test_wrong_tokeniser_is_refused(tmp_path, trained):
     with pytest.raises(CheckpointError, match=r"5 pieces.*11"):
         convert_visual_bert(str(source), str(tmp_path / "made"), str(source))
     assert not (tmp_path / "made").exists()
+
+
+def test_posts_are_not_tokenised_without_a_vocabulary(tmp_path, trained):
+    trained.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="no vocabulary"):
+        PostTokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("lost", ["embeddings.projection.weight", "encoder.layer.1.output.dense.bias"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mner.errors import CheckpointError
 from mner.pretrained import locate
 
 URL = re.compile(r"(https?://|www\.)\S+", re.IGNORECASE)
@@ -49,12 +50,20 @@ class PostTokenizer:
         max_length: Most pieces of post and context together; None for what the tokeniser declares. Context is cut
             first; then words keep fewer pieces each (only a word's first piece is ever tagged).
         replace_urls: Word that stands for every URL, or None to leave them. URLs are a third of a tweet's pieces.
+
+    Raises:
+        CheckpointError: If there is a model but no vocabulary, of which transformers says nothing.
     """
 
     def __init__(self, name: str, max_length: int | None = None, replace_urls: str | None = None) -> None:
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(locate(name))
+        if len(self.tokenizer) <= len(self.tokenizer.all_special_tokens):
+            raise CheckpointError(
+                f"Expected a tokeniser at {name!r}, but there is no vocabulary: every word would be unknown. Give the "
+                "data module the `tokenizer` that the encoder was trained with (VisualBERT: bert-base-uncased)"
+            )
         if _needs_prefix_space(self.tokenizer):
             self.tokenizer = AutoTokenizer.from_pretrained(locate(name), add_prefix_space=True)
         declared = self.tokenizer.model_max_length

@@ -200,5 +200,5 @@ def _positions(padding: int | None, token_mask: Tensor) -> tuple[Tensor, Tensor]
     if padding is None:  # BERT: 0, 1, 2 …, padding included
         positions = torch.arange(real.shape[1], device=real.device).expand_as(real)
         return positions, positions.new_zeros(1, 1)
-    # RoBERTa: counted from the padding index on, which padding keeps
-    return real.cumsum(1) * real + padding, real.new_full((1, 1), padding + 1)
+    # RoBERTa: counted from the padding index on; where padding is makes no difference
+    return real.cumsum(1) + padding, real.new_full((1, 1), padding + 1)

@@ -1,9 +1,12 @@
 """Fusion strategies: one file each, one paper each."""
 
+from mner.fusion.attention_maps import capture_attention, region_map
 from mner.fusion.base import FusionModule
 from mner.fusion.co_attention import CoAttention
 from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
 from mner.fusion.text_only import TextOnly
+from mner.fusion.transformer_attention import TransformerAttention
+from mner.fusion.unified_multimodal_transformer import UnifiedMultimodalTransformer
 from mner.fusion.visual_attention import VisualAttention
 
 __all__ = [
@@ -12,5 +15,9 @@ __all__ = [
     "ConcatenationWithoutCharacters",
     "FusionModule",
     "TextOnly",
+    "TransformerAttention",
+    "UnifiedMultimodalTransformer",
     "VisualAttention",
+    "capture_attention",
+    "region_map",
 ]

@@ -38,6 +38,7 @@ class MNERDataModule(pl.LightningDataModule):
         eval_batch_size: The same for evaluation; None for `batch_size`.
         num_workers: Processes that prepare batches.
         text_encoder: Whose tokeniser to use; the command line takes it from the model.
+        tokenizer: Name or folder of the tokeniser where the text encoder comes without one (VisualBERT on the Hub).
         max_length: Most word pieces of post and context together; None for the tokeniser's own limit.
         replace_urls: Word that stands for every URL, or None to leave URLs as they are.
         images: Folder of images (absolute, or below `root`), or None for none.
@@ -65,6 +66,7 @@ class MNERDataModule(pl.LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         text_encoder: str | dict[str, Any] = "tiny",
+        tokenizer: str | None = None,
         max_length: int | None = None,
         replace_urls: str | None = None,
         images: str | None = None,
@@ -92,6 +94,7 @@ class MNERDataModule(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
         self.max_length = max_length
         self.replace_urls = replace_urls
         self.images = images
@@ -131,12 +134,13 @@ class MNERDataModule(pl.LightningDataModule):
         return [Path(pattern).stem for pattern in self.context]
 
     @property
-    def tokenizer(self) -> PostTokenizer:
+    def post_tokenizer(self) -> PostTokenizer:
         """The tokeniser, loaded when first asked for."""
         if self._tokenizer is None:
-            if isinstance(self.text_encoder, dict):
-                raise ValueError("Expected the name of a text encoder for the data module, but got a configuration")
-            self._tokenizer = PostTokenizer(self.text_encoder, self.max_length, self.replace_urls)
+            name = self.tokenizer or self.text_encoder
+            if isinstance(name, dict):
+                raise ValueError("Expected `tokenizer` (a name or folder) beside a text encoder given as configuration")
+            self._tokenizer = PostTokenizer(name, self.max_length, self.replace_urls)
         return self._tokenizer
 
     def describe(self) -> dict[str, Any]:
@@ -152,7 +156,7 @@ class MNERDataModule(pl.LightningDataModule):
             "features": None if self.store is None else dict(self.store.meta),
             "max_length": self.max_length,
             "replace_urls": self.replace_urls,
-            "tokenizer": self.tokenizer.files(),
+            "tokenizer": self.post_tokenizer.files(),
         }
 
     # Lightning's hooks
@@ -244,7 +248,7 @@ class MNERDataModule(pl.LightningDataModule):
         return MNERDataset(
             posts,
             self.labels,
-            self.tokenizer,
+            self.post_tokenizer,
             open_image=None if folder is None else folder.open,
             transform=transform,
             regions=self.store,
@@ -330,7 +334,7 @@ class MNERDataModule(pl.LightningDataModule):
             Batches(dataset),  # type: ignore[arg-type]
             batch_size=None,
             sampler=BucketSampler(dataset.lengths, batch_size, shuffle, seed=self.seed),
-            collate_fn=Collate(self.tokenizer.pad_id, image_shape, self.region_width),
+            collate_fn=Collate(self.post_tokenizer.pad_id, image_shape, self.region_width),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=False,

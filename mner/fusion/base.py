@@ -165,6 +165,9 @@ class FusionModule(pl.LightningModule):
 
     def regions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Regions (b, r, d) and their mask (b, r); a post without image has one, the learned vector `no_image`."""
+        if not self.uses_image:
+            none = self.head.weight.new_zeros(len(batch["token_ids"]), 0, self.width)
+            return none, none.new_zeros(none.shape[:2], dtype=torch.bool)
         raw, mask = self.raw_regions(batch)
         projected: Tensor = self.region_projection(raw)
         return projected, mask
@@ -172,9 +175,6 @@ class FusionModule(pl.LightningModule):
     def raw_regions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Regions (b, r, f) as the image encoder or the feature store gives them, with `no_image` put in."""
         b = len(batch["token_ids"])
-        if not self.uses_image:
-            empty = batch["token_ids"].new_zeros(b, 0, self.width, dtype=self.head.weight.dtype)
-            return empty, empty.new_zeros(b, 0, dtype=torch.bool)
         if "image" in batch and self.image_encoder is not None:
             regions = self.image_encoder(batch["image"])
             mask = batch["has_image"][:, None].expand(-1, regions.shape[1])
@@ -301,9 +301,9 @@ class FusionModule(pl.LightningModule):
         for mode in ("lenient", "strict"):
             metric = self.metrics[f"{stage}_{mode}"]
             prefix = f"{stage}/" if mode == "lenient" else f"{stage}/strict/"
-            self.log_dict({prefix + name: value for name, value in metric.compute().items()})
+            for name, value in metric.compute().items():
+                self.log(prefix + name, value, prog_bar=prefix + name == f"{stage}/f1")
             metric.reset()
-        self.log(f"{stage}/f1", self.trainer.callback_metrics[f"{stage}/f1"], prog_bar=True, logger=False)
 
     def _names(self, paths: list[list[int]], lengths: list[int] | None = None) -> list[list[str]]:
         ends = lengths or [len(path) for path in paths]

@@ -43,11 +43,12 @@ def paired_t(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> P
     mean, sd = float(gain.mean()), float(gain.std(ddof=1))
     if not gain.any():
         return PairedT(0.0, 0.0, 0.0, 0.0, 1.0, 0.0, pairs)
-    with np.errstate(divide="ignore"):
-        found = stats.ttest_rel(two, one)
-        interval = stats.t.interval(confidence, pairs - 1, loc=mean, scale=sd / pairs**0.5) if sd else (mean, mean)
-        dz = float(np.float64(mean) / sd)
-    return PairedT(mean, float(interval[0]), float(interval[1]), float(found.statistic), float(found.pvalue), dz, pairs)
+    if sd <= 1e-12 * abs(mean):  # the same gain in each pair
+        infinite = float(np.copysign(np.inf, mean))
+        return PairedT(mean, mean, mean, infinite, 0.0, infinite, pairs)
+    found = stats.ttest_rel(two, one)
+    low, high = stats.t.interval(confidence, pairs - 1, loc=mean, scale=sd / pairs**0.5)
+    return PairedT(mean, float(low), float(high), float(found.statistic), float(found.pvalue), mean / sd, pairs)
 
 
 def post_f1(counts: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from mner.data.fingerprint import fingerprint
 from mner.data.images import ImageFolder, transform_for
 from mner.data.layout import find_images, find_splits
 from mner.data.readers import read_posts
+from mner.data.subset import nested_subset
 from mner.data.tokenize import PostTokenizer
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.labels import bio_labels, entity_types, repair
@@ -227,12 +228,8 @@ class MNERDataModule(pl.LightningDataModule):
     def _training_posts(self, posts: list[Example]) -> list[Example]:
         from dataclasses import replace
 
-        import numpy as np
-
         if self.train_fraction < 1:
-            order = np.random.default_rng(self.seed).permutation(len(posts))
-            kept = sorted(order[: max(1, round(self.train_fraction * len(posts)))])
-            posts = [posts[index] for index in kept]
+            posts = nested_subset(posts, self.train_fraction, self.seed)
             log.info("train: %d posts kept by train_fraction=%g", len(posts), self.train_fraction)
         if self.repair_iob == "i_to_b":
             posts = [replace(post, tags=tuple(repair(post.tags))) if post.tags else post for post in posts]

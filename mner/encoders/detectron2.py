@@ -44,7 +44,10 @@ class Detectron2Detector(TwoStageDetector):
         if weights is None:
             _damp(self.model.backbone.bottom_up)
         else:
-            load_by_name(self.model, read_weights(weights), weights)
+            # Older files hold the anchors and the pixel statistics too, which the configuration gives.
+            given = ("proposal_generator.anchor_generator.", "pixel_mean", "pixel_std")
+            state = {name: value for name, value in read_weights(weights).items() if not name.startswith(given)}
+            load_by_name(self.model, state, weights)
         self.requires_grad_(False).train(False)
 
     def describe(self) -> dict[str, Any]:

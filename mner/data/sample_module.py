@@ -25,7 +25,7 @@ class SampleDataModule(MNERDataModule):
     Args:
         root: Folder to write them to; None for a cache folder.
         images: `images`, or None for a run without.
-        train: Posts to train on; the valid and test splits have a third of it, at least 120.
+        train: Posts to train on; the valid and test splits have two fifths of it, at least 120.
         sample_seed: Of the generated posts and pictures.
         kwargs: As for `MNERDataModule`.
     """
@@ -34,7 +34,7 @@ class SampleDataModule(MNERDataModule):
     labels = bio_labels(types)
 
     def __init__(
-        self, root: str | None = None, *args: Any, train: int = 360, sample_seed: int = 0, **kwargs: Any
+        self, root: str | None = None, *args: Any, train: int = 600, sample_seed: int = 0, **kwargs: Any
     ) -> None:
         self.train_posts = train
         self.sample_seed = sample_seed
@@ -48,5 +48,5 @@ class SampleDataModule(MNERDataModule):
 
     def prepare_data(self) -> None:
         """Write the files, once."""
-        evaluation = max(120, self.train_posts // 3)
+        evaluation = max(120, self.train_posts * 2 // 5)
         write_sample(self.root, self.train_posts, evaluation, evaluation, self.sample_seed)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mner.data.batch import Example
 from mner.data.datamodule import MNERDataModule, Split
-from mner.data.sample import write_sample
+from mner.data.sample import VERSION, write_sample
 from mner.labels import bio_labels
 
 
@@ -38,7 +38,7 @@ class SampleDataModule(MNERDataModule):
     ) -> None:
         self.train_posts = train
         self.sample_seed = sample_seed
-        folder = Path(root) if root is not None else cache_folder() / f"sample-{train}-{sample_seed}"
+        folder = Path(root) if root is not None else cache_folder() / f"sample-{VERSION}-{train}-{sample_seed}"
         super().__init__(str(folder), *args, **kwargs)
 
     def examples(self, split: Split) -> list[Example]:

@@ -150,6 +150,7 @@ def test_authors_file_becomes_a_folder(tmp_path, trained, tokenizer):
     with torch.no_grad():
         reference = trained.visual_bert(ids, attention_mask=mask.long(), token_type_ids=segments).last_hidden_state
         torch.testing.assert_close(encoder(ids, mask, segments)[mask], reference[mask], atol=1e-6, rtol=0)
+    assert encoder.config["pad_token_id"] == 0  # else the row of another piece would never learn
     assert AutoTokenizer.from_pretrained(folder)("kevin durants")["input_ids"] == [2, 6, 7, 10, 3]
 
 

@@ -1,8 +1,9 @@
 import pytest
-from analysis_posts import post, random_posts
 
 from mner.analysis import caption_quality, score
 from mner.analysis.alignment import NotComparableError
+
+from .analysis_posts import post, random_posts
 
 TEXT = [
     post("a/B-PER", "a/B-PER", "1"),

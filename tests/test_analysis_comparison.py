@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from analysis_posts import post, random_posts, run
 
 from mner.analysis import compare, holm, paired_t, score
 from mner.analysis.alignment import NotComparableError, align
@@ -10,6 +9,8 @@ from mner.analysis.commands import compare_command
 from mner.analysis.loading import ArgumentError, load_systems
 from mner.data.predictions import read_predictions, write_predictions
 from mner.errors import DataNotFoundError
+
+from .analysis_posts import post, random_posts, run
 
 HEADER = {"mner_predictions": 1, "model": "m", "fingerprint": "f" * 16, "labels": None, "seed": 1}
 

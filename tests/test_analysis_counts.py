@@ -2,7 +2,6 @@ import math
 
 import numpy as np
 import pytest
-from analysis_posts import post, random_posts, run
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 
@@ -10,6 +9,8 @@ from mner.analysis import score
 from mner.analysis.counts import averaged_counts, marked, post_counts, score_frame, surface
 from mner.data.predictions import Prediction
 from mner.labels import Span
+
+from .analysis_posts import post, random_posts, run
 
 
 def test_score_of_a_post_counted_by_hand():

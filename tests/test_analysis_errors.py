@@ -1,11 +1,12 @@
 import pytest
-from analysis_posts import post, random_posts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mner.analysis import errors
 from mner.analysis.mistakes import KINDS, pair_up
 from mner.labels import Span, spans
+
+from .analysis_posts import post, random_posts
 
 POSTS = [
     post("Kim/B-PER met New/B-LOC York/I-LOC", "Kim/B-PER met New/B-LOC York", "1"),  # correct, wrong boundary

@@ -2,9 +2,10 @@ import math
 from itertools import pairwise
 
 import pytest
-from analysis_posts import post, random_posts, run
 
 from mner.analysis import learning_curve, nested_subsets, score
+
+from .analysis_posts import post, random_posts, run
 
 
 def test_subsets_are_nested_ordered_and_repeatable():

@@ -1,7 +1,8 @@
 import pytest
-from analysis_posts import post, random_posts
 
 from mner.analysis import by_length, score
+
+from .analysis_posts import post, random_posts
 
 
 def words(count, tag):

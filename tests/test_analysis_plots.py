@@ -2,7 +2,6 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from analysis_posts import post, random_posts
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
@@ -21,6 +20,8 @@ from mner.analysis import (
     score,
 )
 from mner.analysis.attention import printable
+
+from .analysis_posts import post, random_posts
 
 SYSTEMS = {"text only": random_posts(60, seed=1), "captions": random_posts(60, seed=2, noise=0.2)}
 CURVE = {"text only": {0.1: [0.5, 0.55], 0.25: 0.6, 1: 0.8}, "captions": {0.1: 0.55, 0.25: 0.66, 1: 0.81}}

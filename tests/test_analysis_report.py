@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import pytest
-from analysis_posts import example, post, random_posts, run
 
 import mner.analysis
 from mner.analysis import data_table
@@ -12,6 +11,8 @@ from mner.analysis.commands import analyze_command
 from mner.analysis.report import build_sections, coloured, page
 from mner.analysis.tables import html, markdown, text
 from mner.data.predictions import write_predictions
+
+from .analysis_posts import example, post, random_posts, run
 
 EVIL = "<script>alert('x')</script>"
 TRAIN = [example("t", "Kim/B-PER in Paris/B-LOC and Paris/B-ORG")]

@@ -1,8 +1,9 @@
 import pytest
-from analysis_posts import example, post, random_posts
 
 from mner.analysis import by_ambiguity, by_overlap, score
 from mner.data.batch import Example
+
+from .analysis_posts import example, post, random_posts
 
 # In train: Paris is LOC and PER (ambiguous), Apple is ORG only, Rome is LOC only, Obama is PER only.
 TRAIN = [

@@ -15,6 +15,7 @@ PERCENT = {
     "sd": "sd over runs (points)",
     "gain": "gain (points)",
     "difference": "F1 difference (points)",
+    "changed": "posts changed (%)",
 }
 COUNTS = ("gold", "predicted", "correct")  # not whole where they are averages over runs
 INTERVALS = {("f1_low", "f1_high"): "F1, 95 % interval", ("low", "high"): "interval"}

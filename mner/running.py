@@ -12,7 +12,7 @@ import torch
 
 import mner
 from mner.data.datamodule import MNERDataModule
-from mner.data.predictions import prediction_header, write_predictions
+from mner.data.predictions import Prediction, prediction_header, write_predictions
 from mner.fusion.base import FusionModule
 from mner.fusion.checkpoint import class_path
 from mner.report import check_against_seqeval, score_table
@@ -70,15 +70,31 @@ class Trainer(pl.Trainer):
         if datamodule is None or model is None:
             raise ValueError("Expected a model and a data module, but got none")
         datamodule.predict_split = split
-        batches = super().predict(model, datamodule=datamodule, ckpt_path=ckpt_path) or []
-        posts = _gather([post for batch in batches for post in batch])
+        collected = _Collected()
+        self.callbacks.append(collected)  # type: ignore[attr-defined]
+        try:
+            super().predict(model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=False)
+        finally:
+            self.callbacks.remove(collected)  # type: ignore[attr-defined]
+        posts = _gather(collected.posts)
         if not self.is_global_zero:
-            return batches
+            return posts
         order = {post.id: place for place, post in enumerate(datamodule.datasets[split].examples)}
         posts.sort(key=lambda post: order[post.id])
         write_predictions(output, header(model, datamodule, split, None if ckpt_path is None else str(ckpt_path)), posts)
         print(f"{len(posts)} posts of {split} written to {output}")
-        return batches
+        return posts
+
+
+class _Collected(pl.Callback):
+    """Keeps what `predict_step` returns; Lightning's own list cannot hold frozen dataclasses."""
+
+    def __init__(self) -> None:
+        self.posts: list[Prediction] = []
+
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep the posts of a batch."""
+        self.posts += outputs
 
 
 def header(model: FusionModule, data: MNERDataModule, split: str, checkpoint: str | None) -> dict[str, Any]:

@@ -345,3 +345,12 @@ def test_co_attention_with_the_filtration_gate_shut_is_the_text(inputs):
     nn.init.zeros_(module.filtration_gate.weight)
     nn.init.constant_(module.filtration_gate.bias, -1e4)
     torch.testing.assert_close(module(*inputs), torch.cat([words, torch.zeros_like(words)], -1), rtol=0, atol=0)
+
+
+def test_co_attention_starts_as_keras_does():
+    for name, parameter in CoAttentionFusion(64, 128).named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any()
+        else:
+            bound = (6 / sum(parameter.shape)) ** 0.5
+            assert 0.8 * bound < parameter.abs().max() <= bound

@@ -45,7 +45,9 @@ class CoAttentionFusion(nn.Module):
     concatenation and their gated sum is taken (print; the code has it the other way round); s_t is one number (the
     print multiplies a vector of 2k with one of d; ports add a Linear to 1, and as Linear after Linear is one Linear,
     ours reads h_t and m_t directly); k is 200, the width of all of Zhang et al.'s model, since memory grows with
-    b · w · max(r, w) · k.
+    b · w · max(r, w) · k. Weights start as Keras, which they used, starts them (Glorot, biases 0): with PyTorch's own
+    start each Linear passes on a third of the variance, and what is left of the image after three of them is learnt
+    much more slowly (docs/strategies/co_attention.md has numbers).
 
     Args:
         width: Width d of a word's vector.
@@ -65,6 +67,11 @@ class CoAttentionFusion(nn.Module):
         self.filtration_gate = nn.Linear(2 * width, 1)
         self.filtered_projection = nn.Linear(width, width)
         self.fused_width = 2 * width
+        for layer in self.modules():  # Keras's start; see above
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """Fuse.

@@ -114,8 +114,8 @@ class Concatenation(FusionModule):
 class ConcatenationWithoutCharacters(FusionModule):
     """CM without its character vectors: word and image mean side by side.
 
-    An ablation that the paper does not report. Beside TextOnly, CM adds two things, characters and the image; this
-    class tells how much of a gain is the image's.
+    Paper: Chen et al. (2021), section 3.3, which does not report this ablation. Beside TextOnly, CM adds two things,
+    characters and the image; this class tells how much of a gain is the image's.
 
     Args:
         args: As for `FusionModule`.

@@ -19,7 +19,19 @@ __version__ = "0.1.0"
 _NAMES = {"CRF": "mner.crf", "SpanF1": "mner.metrics", "Tagger": "mner.tagger", "Entity": "mner.tagger"}
 _MODULES = ("analysis", "data", "encoders", "errors", "fusion", "labels")
 
-__all__ = ["CRF", "Entity", "SpanF1", "Tagger", "__version__", "analysis", "data", "encoders", "errors", "fusion", "labels"]
+__all__ = [
+    "CRF",
+    "Entity",
+    "SpanF1",
+    "Tagger",
+    "__version__",
+    "analysis",
+    "data",
+    "encoders",
+    "errors",
+    "fusion",
+    "labels",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 WIDEST = 150.0  # nats between the largest and the smallest edge up to which scaled exp space is exact
 NO_FLOAT64 = ("mps",)  # devices whose work is done on the CPU
+_NUMPY = ("cpu",)  # devices whose memory numpy shares
 _SMALL = 2**14  # elements of one Viterbi step from which on torch beats numpy
 
 
@@ -74,7 +74,7 @@ def scaled_chains(nodes: Tensor, edges: Tensor, spread: float) -> tuple[Tensor, 
     scales = nodes.new_empty(positions // every, 2, batch, 1)
     moved = torch.empty_like(states[0])  # (2, b, k)
 
-    use_numpy = nodes.device.type == "cpu"
+    use_numpy = nodes.device.type in _NUMPY
     library: Any = np if use_numpy else torch
     matmul, multiply, divide = library.matmul, library.multiply, library.divide
     largest: Any = np.maximum.reduce if use_numpy else torch.amax
@@ -174,8 +174,9 @@ class LogLikelihood(torch.autograd.Function):
         return (score - log_z).to(torch.promote_types(emissions.dtype, torch.float32))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # `once_differentiable` would hand out constants here, without a word
+            raise RuntimeError("The likelihood of a CRF can be differentiated once only, but got create_graph=True")
         edges, gold, pairs, *chains = ctx.saved_tensors
         weight = gradient.double()  # (b,)
         on_nodes, on_edges = (scaled_counts if ctx.scaled else log_counts)(edges, weight, *chains)
@@ -201,7 +202,7 @@ def best_scores(nodes: Tensor, edges: Tensor) -> Tensor:
     words, labels, batch = best.shape
     moves = edges[..., None].expand(-1, -1, batch)  # (k before, k, b)
     paths, reached = nodes.new_empty(moves.shape), nodes.new_empty(labels, batch)
-    use_numpy = nodes.device.type == "cpu" and moves.numel() < _SMALL
+    use_numpy = nodes.device.type in _NUMPY and moves.numel() < _SMALL
     add: Any = np.add if use_numpy else torch.add
     largest: Any = np.maximum.reduce if use_numpy else torch.amax
     buffers: tuple[Any, ...] = moves, paths, reached

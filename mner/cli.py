@@ -72,5 +72,7 @@ def _run(target: str, arguments: list[str], command: str) -> Any:
 
 def script() -> None:
     """Entry point of the installed command."""
-    result = main()
+    arguments = sys.argv[1:]
+    del sys.argv[1:]  # LightningCLI warns of arguments that are given in both ways
+    result = main(arguments)
     sys.exit(result if isinstance(result, int) else 0)

@@ -60,6 +60,7 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         num_tags: Number of labels, l.
         batch_first: Whether tensors are (b, w, ...) instead of (w, b, ...).
         labels: Names of the labels, for constraints and `span_probabilities`.
+        constrain: Whether BIO constraints hold; without `labels` they never do.
 
     >>> crf = CRF(3, batch_first=True, labels=["O", "B-PER", "I-PER"])
     >>> emissions = torch.tensor([[[0.0, 0.0, 9.0], [0.0, 0.0, 9.0]]])
@@ -72,17 +73,22 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
     transitions: nn.Parameter  # (l, l), from row to column
     _forbidden: Tensor | None  # (k, k) bool, with the boundary last
 
-    def __init__(self, num_tags: int, batch_first: bool = False, labels: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        num_tags: int,
+        batch_first: bool = False,
+        labels: Sequence[str] | None = None,
+        constrain: bool = True,
+    ) -> None:
         super().__init__(num_tags, batch_first)
         if labels is not None and len(labels) != num_tags:
             raise ValueError(f"Expected argument `labels` to name {num_tags} labels, but got {len(labels)}: {labels}")
         self.labels = None if labels is None else tuple(labels)
         self._spread: float | None = None  # of the edges, as last seen on the host; used on other devices only
         forbidden = None
-        if labels is not None:
+        if labels is not None and constrain:
             start, follow = allowed_transitions(labels)
-            allowed = torch.tensor([[*row, True] for row in follow] + [[*start, True]])  # (k, k)
-            forbidden = ~allowed
+            forbidden = ~torch.tensor([*([*row, True] for row in follow), [*start, True]])  # (k, k)
         self.register_buffer("_forbidden", forbidden, persistent=False)
 
     def forward(

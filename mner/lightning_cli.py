@@ -9,8 +9,6 @@ from typing import Any
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-import mner.data
-import mner.fusion
 from mner.data import MNERDataModule
 from mner.errors import MNERError
 from mner.fusion import FusionModule

@@ -21,9 +21,7 @@ def score_table(labels: Sequence[str], metrics: Mapping[str, float], stage: str)
     lines = [f"{'':12}{'lenient':^27}{'strict':^27}", f"{'':12}" + "".join(f"{name:>9}" for name in names) * 2]
     for type_ in [*entity_types(labels), ""]:
         row = "".join(
-            f"{100 * metrics[_key(stage, mode, type_, name)]:9.2f}"
-            for mode in ("", "strict/")
-            for name in names
+            f"{100 * metrics[_key(stage, mode, type_, name)]:9.2f}" for mode in ("", "strict/") for name in names
         )
         lines.append(f"{type_ or 'all':12}{row}")
     return "\n".join(lines)
@@ -34,7 +32,7 @@ def _key(stage: str, mode: str, type_: str, name: str) -> str:
 
 
 def check_against_seqeval(tested: Sequence[Tagged], metrics: Mapping[str, float], stage: str) -> str:
-    """seqeval's report on gold and predicted tags.
+    """Seqeval's report on gold and predicted tags.
 
     Raises:
         RuntimeError: If its lenient or strict F1 differs from what `SpanF1` logged by more than rounding.

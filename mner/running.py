@@ -81,7 +81,9 @@ class Trainer(pl.Trainer):
             return posts
         order = {post.id: place for place, post in enumerate(datamodule.datasets[split].examples)}
         posts.sort(key=lambda post: order[post.id])
-        write_predictions(output, header(model, datamodule, split, None if ckpt_path is None else str(ckpt_path)), posts)
+        write_predictions(
+            output, header(model, datamodule, split, None if ckpt_path is None else str(ckpt_path)), posts
+        )
         print(f"{len(posts)} posts of {split} written to {output}")
         return posts
 

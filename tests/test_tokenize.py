@@ -12,13 +12,17 @@ def test_pieces_equal_those_of_the_whole_post(bert_folder):
     whole = reference(shown, ["a caption"], is_split_into_words=True)
     pieces = PostTokenizer(bert_folder).encode(WORDS, ["a caption"])
     assert pieces.ids.tolist()[: pieces.post_length] == reference(shown, is_split_into_words=True)["input_ids"]
-    starts = {word: place for place, word in reversed(list(enumerate(whole.word_ids()[: pieces.post_length]))) if word is not None}
+    starts = {
+        word: place
+        for place, word in reversed(list(enumerate(whole.word_ids()[: pieces.post_length])))
+        if word is not None
+    }
     assert pieces.word_starts.tolist() == [starts[word] for word in range(len(WORDS))]
 
 
 def test_context_is_the_second_segment(bert_folder):
     reference = AutoTokenizer.from_pretrained(bert_folder)
-    pair = reference("anna visits", "a caption")
+    pair = reference("anna visits", "a caption", return_token_type_ids=True)
     pieces = PostTokenizer(bert_folder).encode(["anna", "visits"], ["a caption"])
     assert pieces.ids.tolist() == pair["input_ids"]
     assert [int(place >= pieces.post_length) for place in range(len(pieces.ids))] == pair["token_type_ids"]

@@ -178,9 +178,7 @@ def test_regions_matter_and_their_order_does_not(config):
     stream = wide(SingleStream(encoder.model, F))
     words = read(stream, encoder, batch)
     order = torch.tensor([2, 0, 1])
-    moved = read(
-        stream, encoder, batch, regions=batch["regions"][:, order], region_mask=batch["region_mask"][:, order]
-    )
+    moved = read(stream, encoder, batch, regions=batch["regions"][:, order], region_mask=batch["region_mask"][:, order])
     torch.testing.assert_close(moved[batch["word_mask"]], words[batch["word_mask"]], atol=1e-5, rtol=0)
     other = read(stream, encoder, batch, regions=batch["regions"].flip(0))
     assert (other - words)[batch["word_mask"]].abs().max() > 1e-2

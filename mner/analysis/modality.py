@@ -22,6 +22,7 @@ from mner.data.datamodule import MNERDataModule, Split
 from mner.data.predictions import Prediction
 from mner.fusion.base import FusionModule
 from mner.labels import Mode
+from mner.sweep import pick_device
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -249,7 +250,7 @@ def probe_command(
     out: Path | None = None,
     mode: Mode = "lenient",
     batch_size: int = 32,
-    device: str | None = None,
+    device: str = "auto",
     seed: int = 0,
 ) -> int:
     """Does a trained model use its images or captions? Run it again with them taken away, shuffled or made noise.
@@ -266,7 +267,7 @@ def probe_command(
         out: Folder for the table as CSV and Markdown.
         mode: Reading of tag sequences.
         batch_size: Posts in a batch.
-        device: Where to run, such as cpu or cuda; the GPU if there is one.
+        device: Where to run, such as cpu or cuda; auto takes the accelerator if there is one.
         seed: Seed of all draws.
 
     Returns:
@@ -274,8 +275,7 @@ def probe_command(
     """
     model = FusionModule.load_from_checkpoint(checkpoint)
     prepared = restored_data(model, root, images, features, context or (), batch_size)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    found = probe(model, prepared, split, emap, repeats, mode, seed=seed, device=chosen)
+    found = probe(model, prepared, split, emap, repeats, mode, seed=seed, device=str(pick_device(device)))
     meanings = [f"{name}: {meaning}." for name, meaning in found.meanings.items()]
     lines = ["Differences are in points of F1, with 95 % intervals over posts.", *meanings, *found.notes]
     print(f"{text(found.table)}\n")

@@ -126,7 +126,7 @@ class MNERDataModule(pl.LightningDataModule):
 
     @property
     def region_width(self) -> int | None:
-        """f of the stored features; None without."""
+        """F of the stored features; None without."""
         return None if self.store is None else self.store.width
 
     @property
@@ -194,7 +194,9 @@ class MNERDataModule(pl.LightningDataModule):
 
     def loader(self, examples: Sequence[Example], images: str | None = None) -> DataLoader[Batch]:
         """Batches of any posts, prepared like the data set's own; for prediction."""
-        dataset = self._prepare(examples, "new posts", self._image_folder(None) if images is None else ImageFolder(images))
+        dataset = self._prepare(
+            examples, "new posts", self._image_folder(None) if images is None else ImageFolder(images)
+        )
         return self._loader(dataset, self.eval_batch_size, shuffle=False)
 
     # From files to data sets
@@ -266,7 +268,9 @@ class MNERDataModule(pl.LightningDataModule):
         elif folder is not None:
             missing = len(posts) - sum(folder.find(image_id) is not None for image_id in ids)
         if missing:
-            log.warning("%s: %d of %d posts have no image; they get the learned 'no image' vector", name, missing, len(posts))
+            log.warning(
+                "%s: %d of %d posts have no image; they get the learned 'no image' vector", name, missing, len(posts)
+            )
 
     def _check_types(self, posts: list[Example], path: Path) -> None:
         known = set(self.labels)
@@ -288,7 +292,9 @@ class MNERDataModule(pl.LightningDataModule):
         posts, without = attach(posts, sources)
         for pattern, count in without.items():
             if count == len(posts):
-                raise DataNotFoundError(f"Context {pattern} has a text for none of the {count} {split} posts; check its ids")
+                raise DataNotFoundError(
+                    f"Context {pattern} has a text for none of the {count} {split} posts; check its ids"
+                )
             if count:
                 log.warning("%s: %d of %d posts have no text in %s", split, count, len(posts), pattern)
         return posts
@@ -297,7 +303,9 @@ class MNERDataModule(pl.LightningDataModule):
         place = pattern if Path(pattern).is_absolute() else str(self.root / pattern)
         files = sorted(glob.glob(place))
         if not files:
-            raise DataNotFoundError(f"No context file matches {place}; give files relative to root={self.root}, or absolute")
+            raise DataNotFoundError(
+                f"No context file matches {place}; give files relative to root={self.root}, or absolute"
+            )
         return read_context(*files)
 
     def _image_folder(self, split: Split | None) -> ImageFolder | None:
@@ -320,7 +328,10 @@ class MNERDataModule(pl.LightningDataModule):
         both = sorted(post.id for post in self.datasets["valid"].examples if post.id in train)
         if both:
             raise DataFormatError(
-                self.root, None, f"{len(both)} posts in both train and valid ({', '.join(both[:3])} …)", "splits that do not overlap"
+                self.root,
+                None,
+                f"{len(both)} posts in both train and valid ({', '.join(both[:3])} …)",
+                "splits that do not overlap",
             )
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:

@@ -40,6 +40,8 @@ class TextEncoder(nn.Module):
         # The pooler is never used here; a parameter without gradient would stop distributed training.
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
+        # from_pretrained leaves evaluation mode on, and Lightning keeps what it finds: dropout would never be active.
+        self.model.train()
         config = self.model.config
         if config.model_type == MODEL_TYPE:
             # Words alone never touch these; TransformerAttention, which does use them, makes them learn again.

@@ -103,7 +103,7 @@ class FusionModule(pl.LightningModule):
             )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.fused_width, len(labels))
-        self.crf = CRF(len(labels), batch_first=True, labels=labels if constrain else None)
+        self.crf = CRF(len(labels), batch_first=True, labels=labels, constrain=constrain)
         self.metrics = nn.ModuleDict(
             {
                 f"{stage}_{mode}": SpanF1(labels, mode=mode)
@@ -360,6 +360,8 @@ def _undecayed(module: nn.Module) -> set[int]:
     for part in module.modules():
         named: Iterable[tuple[str, nn.Parameter]] = part.named_parameters(recurse=False)
         found |= {
-            id(parameter) for name, parameter in named if isinstance(part, norms) or "bias" in name or "norm" in name.lower()
+            id(parameter)
+            for name, parameter in named
+            if isinstance(part, norms) or "bias" in name or "norm" in name.lower()
         }
     return found

@@ -54,7 +54,9 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
     return checkpoint
 
 
-def load_module(path: str | Path, expected: type[FusionModule], map_location: Any = None, **kwargs: Any) -> FusionModule:
+def load_module(
+    path: str | Path, expected: type[FusionModule], map_location: Any = None, **kwargs: Any
+) -> FusionModule:
     """Build the module that wrote the checkpoint and give it its weights.
 
     Raises:

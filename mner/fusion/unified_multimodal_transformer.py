@@ -40,9 +40,7 @@ class CrossModalLayer(Attention):
         ValueError: If `heads` does not divide `width`.
     """
 
-    def __init__(
-        self, width: int, heads: int | None = None, dropout: float = 0.1, attends_to: str = "regions"
-    ) -> None:
+    def __init__(self, width: int, heads: int | None = None, dropout: float = 0.1, attends_to: str = "regions") -> None:
         super().__init__()
         if heads is None:
             heads = next(count for count in range(max(1, width // 64), 0, -1) if width % count == 0)

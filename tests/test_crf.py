@@ -545,6 +545,11 @@ def test_impossible_spans_have_probability_0():
         found = crf.span_probabilities(emissions, None, [entities])[0]
     assert found[:3] == [0.0, 0.0, 0.0]
     assert found[3] == pytest.approx(crf.marginals(emissions)[0, 0, 1].item())
+    emissions[0, 1, :4] = -math.inf  # only I-LOC here: from B-PER there is no way on
+    emissions[0, 0, 3] = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert crf.span_probabilities(emissions, None, [entities])[0] == [0.0, 0.0, pytest.approx(0.5, abs=0.5), 0.0]
 
 
 @pytest.mark.parametrize(

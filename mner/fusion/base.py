@@ -104,7 +104,7 @@ class FusionModule(pl.LightningModule):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.fused_width, len(labels))
         self.crf = CRF(len(labels), batch_first=True, labels=labels, constrain=constrain)
-        self.metrics = nn.ModuleDict(
+        self.metrics: Any = nn.ModuleDict(
             {
                 f"{stage}_{mode}": SpanF1(labels, mode=mode)
                 for stage in ("val", "test")
@@ -121,8 +121,8 @@ class FusionModule(pl.LightningModule):
             width = self.image_encoder.width
         if width is None:
             raise ValueError(
-                f"{type(self).__name__} uses images, but got neither `image_encoder` (a timm model, with `images` of the "
-                "data module) nor `region_width` (with stored `features` of the data module, from which it is taken)"
+                f"{type(self).__name__} uses images, but got neither `image_encoder` (a timm model, with `images` of "
+                "the data module) nor `region_width` (with stored `features` of the data module, from which it is taken)"
             )
         self.region_width = width
         self.no_image = nn.Parameter(torch.randn(width) * 0.02)
@@ -342,7 +342,9 @@ class FusionModule(pl.LightningModule):
         write_extras(self, checkpoint)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = None, **kwargs: Any) -> Any:
+    def load_from_checkpoint(  # type: ignore[override]  # no hparams_file, and never anything but weights
+        cls, checkpoint_path: Any, map_location: Any = None, **kwargs: Any
+    ) -> Any:
         """Load a checkpoint as the class that wrote it (a subclass of this one), weights only.
 
         Args:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 COMMANDS: dict[str, str] = {
+    "features": "mner.extract:features",
+    "caption": "mner.caption:caption",
     "data stats": "mner.data.statistics:stats",
     "data verify": "mner.data.verify:verify_command",
     "data download": "mner.data.download:download",
@@ -64,7 +66,7 @@ def _run(target: str, arguments: list[str], command: str) -> Any:
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     try:
-        return auto_cli(function, args=arguments, prog=f"mner {command}", as_positional=True)
+        return auto_cli(function, args=arguments, prog=f"mner {command}", as_positional=command.startswith("data "))
     except MNERError as error:
         print(f"mner {command}: {error}", file=sys.stderr)
         return 2

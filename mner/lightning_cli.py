@@ -36,7 +36,7 @@ class MNERCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say what came out and where it is."""
-        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
+        if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
             return
         best = self.trainer.checkpoint_callback
         if not isinstance(best, ModelCheckpoint) or best.best_model_score is None:

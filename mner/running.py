@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,12 +41,12 @@ class Trainer(pl.Trainer):
             RuntimeError: If `SpanF1` and seqeval disagree.
         """
         result = super().test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=verbose)
-        tested = _gather(self.lightning_module.tested)
+        tester: Any = self.lightning_module
+        tested = _gather(tester.tested)
         if self.is_global_zero:
             metrics = {name: float(value) for name, value in self.callback_metrics.items()}
             report = check_against_seqeval(tested, metrics, "test")
-            assert self.lightning_module is not None
-            print(score_table(self.lightning_module.labels, metrics, "test"))
+            print(score_table(tester.labels, metrics, "test"))
             print(f"\nseqeval on the same {len(tested)} posts (lenient):\n{report}")
             print("SpanF1 and seqeval agree.")
         return result
@@ -122,7 +123,7 @@ def versions() -> dict[str, str]:
     return {
         "mner": mner.__version__,
         "torch": torch.__version__,
-        "pytorch_lightning": pl.__version__,
+        "pytorch_lightning": version("pytorch-lightning"),
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }

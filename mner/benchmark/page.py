@@ -102,6 +102,7 @@ def plot_runs(table: DataFrame) -> Figure:
 
     shares = table.index.get_level_values("share of train")
     table = table[shares == shares.max()].droplevel("share of train")
+    by_system = {key: 100 * rows["f1"].to_numpy(dtype=float) for key, rows in table.groupby(level=[0, 1], sort=False)}
     datasets = list(dict.fromkeys(table.index.get_level_values("data set")))
     systems = {name: list(dict.fromkeys(table.loc[name].index.get_level_values("system"))) for name in datasets}
     rows = [len(of_dataset) + 0.8 for of_dataset in systems.values()]
@@ -109,7 +110,7 @@ def plot_runs(table: DataFrame) -> Figure:
     panels = figure.subplots(len(datasets), 1, squeeze=False, height_ratios=rows)[:, 0]
     for axes, dataset in zip(panels, datasets, strict=True):
         for place, system in enumerate(systems[dataset]):
-            values = 100 * table.loc[(dataset, system), "f1"].to_numpy(dtype=float)
+            values = by_system[dataset, system]
             axes.plot(values, np.full(len(values), place), "o", color=COLOURS[0], alpha=0.45, markersize=5)
             spread = values.std(ddof=1) if len(values) > 1 else 0
             axes.errorbar(values.mean(), place + 0.25, xerr=spread, fmt="D", color=COLOURS[1], capsize=3, markersize=5)

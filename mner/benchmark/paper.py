@@ -48,7 +48,7 @@ CAVEATS: dict[str, list[str]] = {
         "pieces as B-LOC, and has no class for CM, VAM and CAM.",
     ],
     "Twitter2015": [
-        "Copies of Twitter-2015 differ in their labels (gold tags of one score an F1 of 95.86 on another's test split), "
+        "Copies of Twitter-2015 differ in their labels (gold of one scores an F1 of 95.86 on another's test split), "
         "and the paper does not say which it used.",
         "The paper's precision and recall of Exp 4.1 give an F1 of 71.44, not the 71.49 printed.",
     ],

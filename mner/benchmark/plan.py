@@ -82,7 +82,7 @@ def plan(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]  # comes with transformers and jsonargparse
+    import yaml
 
     if not path.is_file():
         raise DataNotFoundError(f"No config file {path}; examples/configs has some")

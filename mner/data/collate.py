@@ -147,7 +147,7 @@ class BucketSampler(DistributedSampler[list[int]]):
         per_process = math.ceil(n / (self.batch_size * self.num_replicas))
         return min(per_process, n // self.num_replicas)
 
-    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]  # a batch is what one draw yields
+    def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
         return iter(batches[self.rank :: self.num_replicas])
 

@@ -43,7 +43,7 @@ class PostTokenizer:
     """Tokenises posts for a transformers model.
 
     Words are tokenised one by one (a pre-split word's pieces do not depend on its neighbours) and kept, so that a
-    corpus costs one pass over its distinct words. A word that yields no piece (a lone U+FE0F) becomes the unknown piece.
+    corpus costs one pass over its distinct words. A word without any piece (a lone U+FE0F) becomes the unknown piece.
 
     Args:
         name: Hub name or folder of the tokeniser, or `"tiny"`.

@@ -36,7 +36,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, name: str | dict[str, Any] = TINY) -> None:
         super().__init__()
-        self.model = _from_config(name) if isinstance(name, dict) else _from_name(name)
+        self.model: Any = _build(name)
         # The pooler is never used here; a parameter without gradient would stop distributed training.
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
@@ -69,6 +69,10 @@ def first_pieces(states: Tensor, word_starts: Tensor) -> Tensor:
     return states.gather(1, word_starts[:, :, None].expand(-1, -1, states.shape[-1]))
 
 
+def _build(name: str | dict[str, Any]) -> Any:
+    return _from_config(name) if isinstance(name, dict) else _from_name(name)
+
+
 def _from_config(config: dict[str, Any]) -> nn.Module:
     options = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
     model: nn.Module = AutoModel.from_config(AutoConfig.for_model(**options), dtype=torch.float32)
@@ -79,7 +83,8 @@ def _from_name(name: str) -> nn.Module:
     folder = locate(name)
     config = AutoConfig.from_pretrained(folder)
     if config.model_type == MODEL_TYPE:
-        return load_visual_bert(name)
+        visual: nn.Module = load_visual_bert(name)
+        return visual
     if name == TINY:
         model: nn.Module = AutoModel.from_config(config, dtype=torch.float32)
         return model

@@ -122,7 +122,7 @@ class FusionModule(pl.LightningModule):
         if width is None:
             raise ValueError(
                 f"{type(self).__name__} uses images, but got neither `image_encoder` (a timm model, with `images` of "
-                "the data module) nor `region_width` (with stored `features` of the data module, from which it is taken)"
+                "the data module) nor `region_width` (with stored `features`, from which the data module takes it)"
             )
         self.region_width = width
         self.no_image = nn.Parameter(torch.randn(width) * 0.02)

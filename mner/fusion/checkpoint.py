@@ -24,7 +24,7 @@ def class_path(module: FusionModule) -> str:
 
 
 def write_extras(module: FusionModule, checkpoint: dict[str, Any]) -> None:
-    """Put under `checkpoint["mner"]` what the weights alone do not say; plain data only, so that it loads weights-only."""
+    """Put under `checkpoint["mner"]` what the weights do not say; plain data only, so that it loads weights-only."""
     checkpoint[KEY] = {
         "class": class_path(module),
         "version": mner.__version__,

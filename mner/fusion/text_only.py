@@ -16,8 +16,9 @@ class TextOnly(FusionModule):
     encoder as second segment where the data module has `context` (experiment 4.1); with a VisualBERT as `text_encoder`
     these are experiments 1.2 and 4.2.
 
-    Paper: Chen et al., "Can images help recognize entities?", W-NUT 2021, sections 3.2 and 5.1. The authors' code trains
-    the CRF on special tokens and later pieces too, and never decodes with it; here it sees words only, and Viterbi decodes.
+    Paper: Chen et al., "Can images help recognize entities?", W-NUT 2021, sections 3.2 and 5.1. The authors' code
+    trains the CRF on special tokens and later pieces too, and never decodes with it; here it sees words only, and
+    Viterbi decodes.
     """
 
     uses_image: ClassVar[bool] = False

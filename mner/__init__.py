@@ -1,4 +1,4 @@
-"""Multimodal named entity recognition: find and type entities in a post, given its text, image and text about the image.
+"""Multimodal named entity recognition: type the entities of a post, given its text, image and text about the image.
 
 Public names are imported when first used, so that `import mner` is quick:
 

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -155,18 +155,20 @@ def exclusive(out: Path) -> Iterator[None]:
 @contextmanager
 def _printing_to(path: Path) -> Iterator[None]:
     """Send everything that this process prints to a file, also what does not go through `sys.stdout`."""
+    # Logging keeps the stream that it first saw; these write wherever descriptors 1 and 2 point, and stay open.
+    streams = [open(descriptor, "w", encoding="utf-8", buffering=1, closefd=False) for descriptor in (1, 2)]
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
     with path.open("a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
         try:
-            yield
+            with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+                yield
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, copy in zip((1, 2), kept, strict=True):
+            for descriptor, copy, stream in zip((1, 2), kept, streams, strict=True):
+                stream.flush()
                 os.dup2(copy, descriptor)
                 os.close(copy)
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 COMMANDS: dict[str, str] = {
     "features": "mner.extract:features",
     "caption": "mner.caption:caption",
+    "compare": "mner.analysis.commands:compare_command",
+    "analyze": "mner.analysis.commands:analyze_command",
+    "probe": "mner.analysis.modality:probe_command",
+    "benchmark": "mner.benchmark.command:benchmark_command",
+    "analyze": "mner.analysis.commands:analyze_command",
+    "compare": "mner.analysis.commands:compare_command",
+    "probe": "mner.analysis.modality:probe_command",
+    "benchmark": "mner.benchmark.command:benchmark_command",
     "data stats": "mner.data.statistics:stats",
     "data verify": "mner.data.verify:verify_command",
     "data download": "mner.data.download:download",
 }
 """Command -> `module:function`; imported when called, run by jsonargparse from its type hints."""
+
+POSITIONAL = ("compare", "analyze", "data stats", "data verify", "data download")
+"""Commands whose required parameters are given by place: files and folders. The others name them all."""
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 
@@ -66,10 +79,19 @@ def _run(target: str, arguments: list[str], command: str) -> Any:
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     try:
-        return auto_cli(function, args=arguments, prog=f"mner {command}", as_positional=command.startswith("data "))
+        return auto_cli(function, args=arguments, prog=f"mner {command}", as_positional=command in POSITIONAL)
     except MNERError as error:
         print(f"mner {command}: {error}", file=sys.stderr)
         return 2
+
+
+def _joined(function: Callable[..., Any], arguments: list[str]) -> list[str]:
+    """`A B C --option …` for a function whose first parameter is a list: jsonargparse wants that list in one argument."""
+    first = next(iter(inspect.signature(function).parameters.values()))
+    leading = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    if not str(first.annotation).startswith("list[") or not leading:
+        return arguments
+    return [json.dumps(arguments[:leading]), *arguments[leading:]]
 
 
 def script() -> None:

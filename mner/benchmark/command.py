@@ -15,7 +15,7 @@ from mner.labels import Mode
 
 
 def benchmark_command(
-    configs: list[Path],
+    configs: list[str],
     seeds: list[int] | None = None,
     out: Path = Path("benchmark"),
     baseline: str | None = None,
@@ -45,7 +45,13 @@ def benchmark_command(
     Returns:
         Exit code 0, or 1 if a run failed.
     """
-    jobs = plan(configs, seeds if seeds is not None else [0, 1, 2], fractions or [1.0], overrides or [], split)
+    jobs = plan(
+        [Path(config) for config in configs],
+        seeds if seeds is not None else [0, 1, 2],
+        fractions or [1.0],
+        overrides or [],
+        split,
+    )
     chosen = baseline or jobs[0].system
     if chosen not in {job.system for job in jobs}:
         raise BenchmarkError(

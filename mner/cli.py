@@ -16,10 +16,6 @@ COMMANDS: dict[str, str] = {
     "analyze": "mner.analysis.commands:analyze_command",
     "probe": "mner.analysis.modality:probe_command",
     "benchmark": "mner.benchmark.command:benchmark_command",
-    "analyze": "mner.analysis.commands:analyze_command",
-    "compare": "mner.analysis.commands:compare_command",
-    "probe": "mner.analysis.modality:probe_command",
-    "benchmark": "mner.benchmark.command:benchmark_command",
     "data stats": "mner.data.statistics:stats",
     "data verify": "mner.data.verify:verify_command",
     "data download": "mner.data.download:download",
@@ -79,14 +75,14 @@ def _run(target: str, arguments: list[str], command: str) -> Any:
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     try:
-        return auto_cli(function, args=arguments, prog=f"mner {command}", as_positional=command in POSITIONAL)
+        return auto_cli(function, args=_joined(function, arguments), prog=f"mner {command}", as_positional=command in POSITIONAL)
     except MNERError as error:
         print(f"mner {command}: {error}", file=sys.stderr)
         return 2
 
 
 def _joined(function: Callable[..., Any], arguments: list[str]) -> list[str]:
-    """`A B C --option …` for a function whose first parameter is a list: jsonargparse wants that list in one argument."""
+    """`A B C --option …` where the first parameter is a list: jsonargparse wants that list in one argument."""
     first = next(iter(inspect.signature(function).parameters.values()))
     leading = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     if not str(first.annotation).startswith("list[") or not leading:

@@ -74,8 +74,9 @@ def _run(target: str, arguments: list[str], command: str) -> Any:
 
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
+    given = _joined(function, arguments)
     try:
-        return auto_cli(function, args=_joined(function, arguments), prog=f"mner {command}", as_positional=command in POSITIONAL)
+        return auto_cli(function, args=given, prog=f"mner {command}", as_positional=command in POSITIONAL)
     except MNERError as error:
         print(f"mner {command}: {error}", file=sys.stderr)
         return 2

@@ -22,7 +22,7 @@ COMMANDS: dict[str, str] = {
 }
 """Command -> `module:function`; imported when called, run by jsonargparse from its type hints."""
 
-POSITIONAL = ("compare", "analyze", "data stats", "data verify", "data download")
+POSITIONAL = ("compare", "analyze", "benchmark", "probe", "data stats", "data verify", "data download")
 """Commands whose required parameters are given by place: files and folders. The others name them all."""
 
 LIGHTNING = ("fit", "validate", "test", "predict")

@@ -71,7 +71,7 @@ def test_pair_of_a_post_with_itself_is_the_model(make, cls, context):
     pairs = run.pairs(images=True, context=context)
     for post in range(len(run.dataset)):
         with torch.no_grad():
-            item = run._collate(run.dataset)([run.dataset[post]])
+            item = run.collate(run.dataset)([run.dataset[post]])
             expected = model.emissions(item)[0]
         for found in pairs([post, post], [post, post]):
             np.testing.assert_allclose(found, expected, atol=2e-5)
@@ -83,11 +83,11 @@ def test_pair_reads_one_post_with_the_others_image_and_caption(make):
     posts = run.dataset.examples
     mixed = [replace(posts[0], image_id=posts[4].image_id, context=posts[4].context)]
     with torch.no_grad():
-        expected = model.emissions(run._collate(run.dataset)([run.variant(mixed)[0]]))[0]
+        expected = model.emissions(run.collate(run.dataset)([run.variant(mixed)[0]]))[0]
     np.testing.assert_allclose(run.pairs(images=True, context=True)([0], [4])[0], expected, atol=2e-5)
     only_image = [replace(posts[0], image_id=posts[4].image_id)]
     with torch.no_grad():
-        expected = model.emissions(run._collate(run.dataset)([run.variant(only_image)[0]]))[0]
+        expected = model.emissions(run.collate(run.dataset)([run.variant(only_image)[0]]))[0]
     np.testing.assert_allclose(run.pairs(images=True, context=False)([0], [4])[0], expected, atol=2e-5)
 
 
@@ -147,7 +147,7 @@ def test_probe_of_stored_features(posts_folder, bert_folder):
     run = runner(model, data)
     for post in range(6):
         with torch.no_grad():
-            expected = model.emissions(run._collate(run.dataset)([run.dataset[post]]))[0]
+            expected = model.emissions(run.collate(run.dataset)([run.dataset[post]]))[0]
         np.testing.assert_allclose(run.pairs(images=True, context=False)([post], [post])[0], expected, atol=2e-5)
     table = probe(model, data, emap=3, repeats=1, resamples=20).table
     assert "noise for images" in table.index

@@ -70,7 +70,7 @@ def plot_attention(
         top = cells.max() or 1
         shade = looked.imshow(cells, extent=extent, cmap="jet", alpha=0.5, interpolation="bicubic", vmin=0, vmax=top)
         bar = figure.colorbar(shade, cax=place(8.85, below, 0.14, tall))
-        bar.set_label("attention of a cell (share)", fontsize=8)
+        bar.set_label(f"attention of a cell (share; spread evenly {1 / cells.size:.3f})", fontsize=8)
         bar.ax.tick_params(labelsize=8)
     else:
         _draw_boxes(looked, values, np.asarray(boxes, dtype=float), width, height)

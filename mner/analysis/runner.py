@@ -49,7 +49,7 @@ class Runner:
             dataset: The posts.
             change: Done to each batch before the model sees it.
         """
-        collate = self._collate(dataset)
+        collate = self.collate(dataset)
         found: dict[int, Prediction] = {}
         order = np.argsort(dataset.lengths, kind="stable")
         for start in range(0, len(order), self.data.eval_batch_size):
@@ -80,7 +80,8 @@ class Runner:
         """The emissions of text i with the image, the context, or both, of post j."""
         return PairEmissions(self, images, context)
 
-    def _collate(self, dataset: MNERDataset) -> Collate:
+    def collate(self, dataset: MNERDataset) -> Collate:
+        """What makes batches of the posts."""
         shape = None
         if dataset.transform is not None:
             size = dataset.transform.size  # type: ignore[attr-defined]

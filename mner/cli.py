@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "compare": "mner.analysis.commands:compare_command",
     "analyze": "mner.analysis.commands:analyze_command",
     "probe": "mner.analysis.modality:probe_command",
+    "attention": "mner.analysis.attend:attention_command",
     "benchmark": "mner.benchmark.command:benchmark_command",
     "data stats": "mner.data.statistics:stats",
     "data verify": "mner.data.verify:verify_command",
@@ -22,7 +23,7 @@ COMMANDS: dict[str, str] = {
 }
 """Command -> `module:function`; imported when called, run by jsonargparse from its type hints."""
 
-POSITIONAL = ("compare", "analyze", "benchmark", "probe", "data stats", "data verify", "data download")
+POSITIONAL = ("compare", "analyze", "benchmark", "probe", "attention", "data stats", "data verify", "data download")
 """Commands whose required parameters are given by place: files and folders. The others name them all."""
 
 LIGHTNING = ("fit", "validate", "test", "predict")

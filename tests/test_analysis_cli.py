@@ -57,3 +57,9 @@ def test_benchmark_and_probe_say_what_is_missing(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["probe"])
     assert "checkpoint" in capsys.readouterr().err
+
+
+def test_attention_needs_a_checkpoint(capsys):
+    with pytest.raises(SystemExit):
+        main(["attention"])
+    assert "checkpoint" in capsys.readouterr().err

@@ -30,8 +30,8 @@ def nested_subsets(examples: Sequence[Item], fractions: Sequence[float], seed: i
         fractions: Shares, over 0 up to 1.
         seed: Seed of the draw. Take another for each repetition of a curve.
 
-    >>> nested_subsets("abcdefgh", [0.25, 0.5])
-    {0.25: ['c', 'g'], 0.5: ['c', 'd', 'e', 'g']}
+    >>> {fraction: len(posts) for fraction, posts in nested_subsets("abcdefgh", [0.25, 0.5]).items()}
+    {0.25: 2, 0.5: 4}
     """
     return {fraction: nested_subset(examples, fraction, seed) for fraction in fractions}
 

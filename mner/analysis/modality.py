@@ -121,11 +121,11 @@ def probe(
         compared = compare(projected, SAMPLE, mode, False, resamples, seed=seed)
         frames.append(_rows(compared, projected, SAMPLE, mode))
         predictions |= projected
-        what = " and ".join(["image"] * images + ["context"] * context)
+        what = " and ".join(["images"] * images + ["context"] * context)
         meanings |= {
             SAMPLE: f"as real, on the {sample} posts of the projection",
-            "sample: text + image": f"additive projection: what the text says plus what the {what} says, apart",
-            "sample: text alone": f"the text's part of it: the average over the {what} of all posts of the sample",
+            "sample: text + image": f"additive projection: the sum of what text and {what} say by themselves",
+            "sample: text alone": f"the text's part of it: averaged over the {what} of all posts of the sample",
         }
         notes += _projection_notes(projection)
     return Probe(pd.concat(frames), meanings, predictions, projection, notes)

@@ -18,8 +18,9 @@ def nested_subset(posts: Sequence[Item], fraction: float, seed: int = 0) -> list
         fraction: The share to keep, over 0 and up to 1, rounded to a number of posts, at least one.
         seed: Seed of the draw.
 
-    >>> nested_subset("abcdefgh", 0.25), nested_subset("abcdefgh", 0.5)
-    (['c', 'g'], ['c', 'd', 'e', 'g'])
+    >>> quarter, half = nested_subset("abcdefgh", 0.25), nested_subset("abcdefgh", 0.5)
+    >>> len(quarter), len(half), set(quarter) <= set(half)
+    (2, 4, True)
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"Expected argument `fraction` over 0 and up to 1, but got {fraction}")

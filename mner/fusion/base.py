@@ -334,7 +334,7 @@ class FusionModule(pl.LightningModule):
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
         # Gradients are unscaled outside the optimiser; it says that it could do so itself, and Lightning then refuses
         # to clip them under mixed precision.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        optimizer._step_supports_amp_scaling = False
         total = int(self.trainer.estimated_stepping_batches)
         schedule = get_linear_schedule_with_warmup(optimizer, int(options["warmup_ratio"] * total), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

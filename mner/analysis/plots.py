@@ -71,7 +71,8 @@ def plot_subsets(tables: Mapping[str, DataFrame], label: str) -> Figure:
         tables: A score table of each system, all with the same rows.
         label: What the rows are, for the axis.
     """
-    rows = list(dict.fromkeys(row for table in tables.values() for row in table.index))
+    # Rows without gold have nothing to find: an F1 of 0 there would only stretch the axis.
+    rows = list(dict.fromkeys(row for table in tables.values() for row in table.index[table["gold"] > 0]))
     figure, axes = _figure(7, 1.3 + 0.42 * len(rows) * max(1, 0.6 * len(tables)))
     for number, (name, table) in enumerate(tables.items()):
         table = table.reindex(rows)

@@ -134,7 +134,7 @@ def overlap(systems: Systems, train: Sequence[Example] | None, mode: Mode) -> Se
     """Table 6, left: seen and unseen entities."""
     title = "Entities seen and not seen in training (Table 6)"
     if train is None:
-        return Section(title, [_no_train("This section")], [])
+        return Section(title, [_no_train("This section needs")], [])
     found = {key: {name: by_overlap(runs, train, key, mode) for name, runs in systems.items()} for key in DEFINITIONS}
     text = [
         "Does a system only know names that it met in training? Surfaces are compared case-folded. The paper can be "
@@ -158,7 +158,7 @@ def ambiguity(systems: Systems, train: Sequence[Example] | None, mode: Mode) -> 
         "Some names are a person here and a place there. Are systems worse on them? Again the paper can be read in "
         f"three ways; the figure shows the definition “{keys[0]}”.",
         _placing(),
-        *([] if train is not None else [_no_train("The definitions that look into the training set")]),
+        *([] if train is not None else [_no_train("The definitions that look into the training set need")]),
         *_definitions({key: AMBIGUITY[key] for key in keys}),
     ]
     parts = [
@@ -290,7 +290,7 @@ def _placing() -> str:
 
 
 def _no_train(what: str) -> str:
-    return f"{what} needs the training posts: run the command again with --train."
+    return f"{what} the training posts: run the command again with --train."
 
 
 def _slug(name: str) -> str:

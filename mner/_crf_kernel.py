@@ -1,7 +1,8 @@
 """The arithmetic of `mner.crf.CRF`: a closed chain swept from both ends at once. The maths is in the class's docstring.
 
-b batch; w words; l labels; n = w + 1 positions; k = l + 1 labels, the last of which is the boundary `#`. All of it is
-float64. On the CPU the small steps run through numpy on the same memory, whose calls cost a third of torch's.
+b batch; w words; l labels; n = w + 1 positions; k = l + 1 labels, the last of which is the boundary `#`. Sums are
+float64; Viterbi, which only compares, is float32 where the emissions have no more. On the CPU the small steps run
+through numpy on the same memory, whose calls cost a third of torch's.
 """
 
 from __future__ import annotations
@@ -195,14 +196,19 @@ class LogLikelihood(torch.autograd.Function):
         )
 
 
-def best_scores(nodes: Tensor, edges: Tensor) -> Tensor:
-    """Score of the best path up to each label of each word (w, k, b); with the batch last, inner loops are long."""
-    best = nodes[:-1].transpose(1, 2).contiguous()  # (w, k, b); what a step adds lies where its result goes
-    best[:1] += edges[-1, :, None]
-    words, labels, batch = best.shape
-    moves = edges[..., None].expand(-1, -1, batch)  # (k before, k, b)
-    paths, reached = nodes.new_empty(moves.shape), nodes.new_empty(labels, batch)
-    use_numpy = nodes.device.type in _NUMPY and moves.numel() < _SMALL
+def best_scores(emissions: Tensor, mask: Tensor, edges: Tensor) -> Tensor:
+    """Score of the best path up to each label of each word (w, l, b); with the batch last, inner loops are long.
+
+    In the dtype of the edges. The largest emission of each word is subtracted, so that scores stay small and exact.
+    """
+    words, batch, labels = emissions.shape
+    best = edges.new_empty(words, labels, batch)  # what a step adds lies where its result goes
+    best.copy_(emissions.transpose(1, 2)).masked_fill_(~mask[:, None], 0.0)
+    best -= best.amax(1, keepdim=True)
+    best[:1] += edges[-1, :-1, None]
+    moves = edges[:-1, :-1, None].expand(-1, -1, batch)  # (l before, l, b)
+    paths, reached = edges.new_empty(moves.shape), edges.new_empty(labels, batch)
+    use_numpy = edges.device.type in _NUMPY and moves.numel() < _SMALL
     add: Any = np.add if use_numpy else torch.add
     largest: Any = np.maximum.reduce if use_numpy else torch.amax
     buffers: tuple[Any, ...] = moves, paths, reached
@@ -219,28 +225,30 @@ def best_scores(nodes: Tensor, edges: Tensor) -> Tensor:
 
 
 def to_host(*tensors: Tensor) -> list[np.ndarray[Any, Any]]:
-    """The float64 tensors as arrays, fetched from the device in one transfer."""
+    """The tensors, all of one dtype, as arrays, fetched from the device in one transfer."""
     packed = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy()
     ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
     return [part.reshape(tensor.shape) for part, tensor in zip(np.split(packed, ends), tensors, strict=True)]
 
 
-def trace(best: np.ndarray[Any, Any], edges: np.ndarray[Any, Any]) -> list[list[int]]:
+def trace(best: np.ndarray[Any, Any], edges: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any]) -> list[list[int]]:
     """The best path of each row without its padding, the arg-max taken along the path only.
 
     Args:
-        best: (w, k, b) from `best_scores`.
+        best: (w, l, b) from `best_scores`.
         edges: (k, k).
+        lengths: (b,) numbers of words.
     """
     words, labels, batch = best.shape
-    scores = list(np.ascontiguousarray(best.transpose(0, 2, 1)))  # w times (b, k)
+    scores = np.empty((words, batch, labels + 1), dtype=best.dtype)  # (w, b, k), `#` being sure or impossible
+    scores[..., :-1] = best.transpose(0, 2, 1)
+    scores[..., -1] = np.where(np.arange(words)[:, None] < lengths, -np.inf, np.inf)
     into = np.ascontiguousarray(edges.T)  # (k after, k)
     path = np.empty((words + 1, batch), dtype=np.int64)
-    path[-1] = labels - 1  # backwards from the boundary
-    label = list(path)
+    path[-1] = labels  # backwards from the boundary
+    label, score = list(path), list(scores)
     for word in range(words - 1, -1, -1):
         choice = into.take(label[word + 1], 0)  # (b, k)
-        choice += scores[word]
+        choice += score[word]
         choice.argmax(-1, out=label[word])
-    lengths = (path != labels - 1).sum(0)  # (b,), without `#`
-    return [row[:length] for row, length in zip(path.T.tolist(), lengths.tolist(), strict=True)]
+    return [row[: int(length)] for row, length in zip(path.T.tolist(), lengths, strict=True)]

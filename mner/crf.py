@@ -52,9 +52,9 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
     forbids gets probability 0. They do not hold in the loss, since gold data has stray `I-` tags, whose likelihood
     would be 0. They are no part of the state dict, which is torchcrf's.
 
-    Masks are true (or non-zero) at real words and must be prefixes. Precision inside does not depend on that of the
-    inputs or on autocast. The notation is b batch, w words, l labels; shapes below are for `batch_first=True`, without
-    which words come first.
+    Masks are true (or non-zero) at real words and must be prefixes. Inputs of low precision are widened first, whatever
+    autocast says; `decode` compares in float32 unless the emissions are float64. The notation is b batch, w words, l
+    labels; shapes below are for `batch_first=True`, without which words come first.
 
     Args:
         num_tags: Number of labels, l.
@@ -145,13 +145,14 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         """
         emissions, mask = self._words_first(emissions, mask)
         free = self._edges(emissions)  # (k, k)
-        edges = self._constrained(free)
-        best = kernel.best_scores(kernel.close_nodes(emissions, mask), edges)  # (w, k, b)
+        edges = self._constrained(free).to(torch.promote_types(emissions.dtype, torch.float32))
+        best, lengths = kernel.best_scores(emissions, mask, edges), mask.sum(0)  # (w, l, b), (b,)
         if best.device.type == "cpu":
-            return kernel.trace(best.numpy(), edges.numpy())
-        scores, moves, spread = kernel.to_host(best, edges, kernel.edge_spread(free))
-        self._spread = float(spread)
-        return kernel.trace(scores, moves)
+            return kernel.trace(best.numpy(), edges.numpy(), lengths.numpy())
+        spread = kernel.edge_spread(free).to(edges.dtype)
+        *found, last = kernel.to_host(best, edges, lengths.to(edges.dtype), spread)
+        self._spread = float(last)
+        return kernel.trace(*found)
 
     @torch.no_grad()
     def marginals(self, emissions: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -49,7 +49,8 @@ class SpanF1(Metric):
         pairs = [split_tag(label) for label in labels]
         number = {type_: place for place, type_ in enumerate(("", *self.types))}
         # (l,) 0 for O, 2 x for I- and 2 x + 1 for B- of type x, types being counted from 1
-        self._codes = np.array([2 * number[type_] + (prefix == "B") for prefix, type_ in pairs])
+        self._codes = np.array([2 * number[type_] + (prefix == "B") for prefix, type_ in pairs], dtype=np.int16)
+        self._o = np.array([labels.index("O")])
         for name in ("tp", "fp", "fn"):
             self.add_state(name, torch.zeros(len(self.types), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -72,32 +73,41 @@ class SpanF1(Metric):
                 f"{tuple(pred.shape)}, {tuple(gold.shape)} and {tuple(mask.shape)}"
             )
         # On the host and in numpy: decoded tags are there anyway, and its calls cost a third of torch's.
-        real, predicted, true = (tensor.cpu().numpy() for tensor in (mask.bool(), pred, gold))  # (b, w) each
-        labels = np.where(real, (predicted, true), self.labels.index("O"))  # (2, b, w)
-        if labels.size and (labels.min() < 0 or labels.max() >= len(self.labels)):
+        real = mask.bool().cpu().numpy()  # (b, w)
+        at = real.ravel().nonzero()[0]  # (m,)
+        o = self._o  # (1,)
+        # Both sides, each row after row, with an O before, between and behind: entities end with their side.
+        labels = np.concatenate(
+            [o, pred.cpu().numpy().ravel().take(at), o, gold.cpu().numpy().ravel().take(at), o]
+        )  # (2 m + 3,)
+        if labels.min() < 0 or labels.max() >= len(self.labels):
             raise ValueError(
                 f"Expected real labels to be within 0..{len(self.labels) - 1}, but got {labels.min()}..{labels.max()}; "
                 "mask padding"
             )
-        batch, words = gold.shape
-        padded = np.zeros((2, batch, words + 2), dtype=np.int64)
-        padded[:, :, 1:-1] = self._codes[labels]  # with an O on either side: entities end with their row
-        codes = padded.reshape(2, -1)  # (2, m)
-        # O and I- go on with a run of their type and otherwise begin one; B- always begins one.
-        begins = (codes[:, :-1] | 1) != codes[:, 1:] + 1  # (2, m - 1)
+        codes = self._codes.take(labels)  # (2 m + 3,)
+        # O and I- go on with a run of their type and otherwise begin one; B- and the start of a row always begin one.
+        begins = ((codes[:-1] | 1) != codes[1:] + 1).reshape(2, -1)  # (2, m + 1)
+        ends = real.sum(1).cumsum()  # (b,)
+        begins[0, ends] = begins[1, ends] = True
         places = (begins[0] | begins[1]).nonzero()[0]  # (p,)
-        begins, codes = begins.take(places, 1), codes.take(places + 1, 1)  # (2, p)
-        entity = begins & (codes & 1 == 1 if self.mode == "strict" else codes > 1)
-        opens = (codes >> 1) * entity  # (2, p), number of the type whose entity opens there, else 0
+        begins, codes = begins.take(places, 1), codes[1:].reshape(2, -1).take(places, 1)  # (2, p)
+        opens = (codes >> 1) * begins  # (2, p), number of the type whose entity opens there, else 0
+        if self.mode == "strict":
+            opens *= codes & 1
         # Two runs that begin at one place are the same if neither ends before the other: at the next place where either
         # gives way to another run, both do. The last runs are of O.
         same, together = opens[0] == opens[1], begins[0] & begins[1]  # (p,)
         found = opens[0, :-1] * (same[:-1] & together[1:])  # (p - 1,)
         size = len(self.types) + 1
-        tp, of_pred, of_gold = (np.bincount(numbers, minlength=size)[1:] for numbers in (found, *opens))  # (types,)
-        counts = torch.from_numpy(np.stack([tp, of_pred - tp, of_gold - tp])).to(self.tp.device)  # (3, types)
+        tp = np.bincount(found, minlength=size)[1:]  # (types,)
+        fp = np.bincount(opens[0], minlength=size)[1:] - tp
+        fn = np.bincount(opens[1], minlength=size)[1:] - tp
         # Out of place: in-place addition would change the defaults that spawned processes share.
-        self.tp, self.fp, self.fn = self.tp + counts[0], self.fp + counts[1], self.fn + counts[2]
+        self.tp, self.fp, self.fn = (
+            state + torch.from_numpy(counts).to(state.device)
+            for state, counts in ((self.tp, tp), (self.fp, fp), (self.fn, fn))
+        )
 
     def compute(self) -> dict[str, Tensor]:
         """`precision`, `recall` and `f1` over all types, and `PER/precision` and so on of each; 0 where undefined."""

@@ -482,6 +482,15 @@ def test_decode_equals_torchcrf(batch_first):
     assert crf.decode(emissions, mask) == other.decode(emissions, mask)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_float32_decodes_as_float64_does(scale):
+    """Scores of a long path are kept small, so that float32 tells paths apart that differ by little."""
+    crf = random_crf(9, torch.float32, scale=0.02)  # small transitions decide between equal emissions
+    emissions, _, mask = random_batch([300, 120], 9, torch.float32)
+    emissions = emissions.round() + scale
+    assert crf.decode(emissions, mask) == copy.deepcopy(crf).double().decode(emissions.double(), mask)
+
+
 def test_constraints_hold_whatever_the_emissions_ask():
     crf = random_crf(5, labels=LABELS)
     emissions, _, mask = random_batch([30, 11])
@@ -670,15 +679,15 @@ def test_decode_on_a_gpu_transfers_once(monkeypatch):
 
     def to_host(*tensors):
         transfers.append([tuple(tensor.shape) for tensor in tensors])
-        return [None, None, 3.0]
+        return [None, None, None, 3.0]
 
     monkeypatch.setattr(kernel, "to_host", to_host)
-    monkeypatch.setattr(kernel, "trace", lambda best, edges: [[0]])
+    monkeypatch.setattr(kernel, "trace", lambda best, edges, lengths: [[0]])
     with FakeTensorMode(), torch.device("cuda"):
         crf = CRF(5, batch_first=True, labels=LABELS)
         with Launches() as launches:
             assert crf.decode(torch.zeros(2, 30, 5)) == [[0]]
-    assert transfers == [[(30, 6, 2), (6, 6), ()]]
+    assert transfers == [[(30, 5, 2), (6, 6), (2,), ()]]
     assert crf._spread == 3.0
     assert launches.count <= 3 * 30 + 40
 

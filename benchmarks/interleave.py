@@ -1,8 +1,9 @@
 """Timing for the benchmarks: variants take turns, and are compared within a turn.
 
-Each round runs every variant once, so that whatever else the machine does meets all of them alike. Ratios are taken
-within a round; what is printed is their median and quartiles. The default clock is this process's CPU time, which time
-spent on other processes does not enter; with one thread it is what the work costs.
+Each round runs every variant, so that whatever else the machine does meets all of them alike. A variant runs twice in
+its turn and the second run counts: the caches are then warm with its own work, not with that of the one before. Ratios
+are taken within a round; what is printed is their median and quartiles. The default clock is this process's CPU time,
+which time spent on other processes does not enter; with one thread it is what the work costs.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ def machine(*packages: str) -> str:
 
 
 def rounds_of(variants: Mapping[str, Callable[[], object]], seconds: float, clock: str) -> dict[str, list[float]]:
-    """Time every variant once a round, for about so many seconds; the first two rounds are warm-up and not counted."""
+    """Time every variant once a round, for about so many seconds; the first two rounds are not counted."""
     now = CLOCKS[clock]
     taken: dict[str, list[float]] = {name: [] for name in variants}
     begin = time.perf_counter()
     done = 0
     while done < SHORTEST + 2 or (done < LONGEST and time.perf_counter() - begin < seconds):
         for name, run in variants.items():
+            run()
             start = now()
             run()
             taken[name].append(now() - start)

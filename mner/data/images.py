@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -39,13 +39,13 @@ def image_key(image_id: str) -> str:
     return _SUFFIX.sub("", image_id)
 
 
-def load_image(path: str | os.PathLike[str], size: int | None = None) -> tuple[Image.Image | None, Reason]:
+def load_image(path: str | os.PathLike[str] | BinaryIO, size: int | None = None) -> tuple[Image.Image | None, Reason]:
     """Open and decode an image file as upright RGB.
 
     Transparent parts become white, the orientation in EXIF is applied, of an animation the first frame is taken.
 
     Args:
-        path: The file.
+        path: The file, or an open one.
         size: The shorter side that is needed. A JPEG file is then decoded at 1/2, 1/4 or 1/8 of its size where that is
             still at least `size`, which is about twice as fast. None decodes every pixel.
 
@@ -62,7 +62,7 @@ def load_image(path: str | os.PathLike[str], size: int | None = None) -> tuple[I
                 if size is not None:
                     file.draft(None, (size, size))
                 file.load()
-                return _rgb(_upright(file)), ""
+                return to_rgb(file), ""
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None, "missing"
     except PermissionError:
@@ -70,9 +70,18 @@ def load_image(path: str | os.PathLike[str], size: int | None = None) -> tuple[I
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return None, "too large"
     except UnidentifiedImageError:
-        return None, "not an image" if os.path.getsize(path) else "empty"
+        return None, "not an image" if _has_content(path) else "empty"
     except Exception:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error, EOFError, ...
         return None, "truncated or damaged"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as `load_image` gives it: upright RGB. Decoding it may raise what its decoder raises."""
+    return _rgb(_upright(image))
+
+
+def _has_content(path: str | os.PathLike[str] | BinaryIO) -> bool:
+    return os.path.getsize(path) > 0 if isinstance(path, (str, os.PathLike)) else path.seek(0, os.SEEK_END) > 0
 
 
 def _upright(image: Image.Image) -> Image.Image:

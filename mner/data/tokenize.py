@@ -104,7 +104,7 @@ class PostTokenizer:
         pieces = [self._words[word] for word in words]
         texts = [self._texts[text] for text in context if text]
         texts = [text for text in texts if text]
-        room = self.max_length - len(self._before) - len(self._single_after)
+        room = self.room
         if sum(map(len, pieces)) > room:
             pieces = _shorten_words(pieces, room)
         post = [piece for word in pieces for piece in word]
@@ -122,6 +122,22 @@ class PostTokenizer:
         else:
             ids += self._single_after
         return Pieces(np.asarray(ids, dtype=np.int32), starts.astype(np.int32), post_length)
+
+    @property
+    def room(self) -> int:
+        """Most words of a post: the pieces that fit beside the special tokens."""
+        return self.max_length - len(self._before) - len(self._single_after)
+
+    def piece_counts(self, words: Sequence[str]) -> list[int]:
+        """How many pieces each word has."""
+        self.learn(words)
+        return [len(self._words[word]) for word in words]
+
+    def forget(self, beyond: int = 0) -> None:
+        """Let go of learnt words and texts if there are more than `beyond`: streams of posts have no end of them."""
+        for learnt in (self._words, self._texts):
+            if len(learnt) > beyond:
+                learnt.clear()
 
     @property
     def pad_id(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 COMMANDS: dict[str, str] = {
     "features": "mner.extract:features",
     "caption": "mner.caption:caption",
+    "tag": "mner.tag:tag",
     "compare": "mner.analysis.commands:compare_command",
     "analyze": "mner.analysis.commands:analyze_command",
     "probe": "mner.analysis.modality:probe_command",
@@ -23,7 +24,10 @@ COMMANDS: dict[str, str] = {
 }
 """Command -> `module:function`; imported when called, run by jsonargparse from its type hints."""
 
-POSITIONAL = ("compare", "analyze", "benchmark", "probe", "attention", "data stats", "data verify", "data download")
+POSITIONAL = (
+    *("tag", "compare", "analyze", "benchmark", "probe", "attention"),
+    *("data stats", "data verify", "data download"),
+)
 """Commands whose required parameters are given by place: files and folders. The others name them all."""
 
 LIGHTNING = ("fit", "validate", "test", "predict")

@@ -230,7 +230,7 @@ class ImageFolder:
         if not self.folder.is_dir():
             raise DataNotFoundError(f"Expected a folder with images at {str(folder)!r}, but there is none")
         with os.scandir(self.folder) as entries:
-            names = sorted(entry.name for entry in entries if _SUFFIX.search(entry.name) and not entry.is_dir())
+            names = sorted(entry.name for entry in entries if _SUFFIX.search(entry.name) and not _is_folder(entry))
         self._names: dict[str, str] = {}  # key -> file name: a million paths would weigh much more
         for name in names:
             self._names.setdefault(image_key(name), name)
@@ -262,6 +262,13 @@ class ImageFolder:
     def open(self, image_id: str) -> Image.Image | None:
         """The image, or None where it is missing or broken."""
         return self.load(image_id)[0]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 class ImageFiles(Dataset[tuple[str, "Image.Image | Tensor | None", Reason]]):

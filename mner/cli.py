@@ -98,7 +98,5 @@ def _joined(function: Callable[..., Any], arguments: list[str]) -> list[str]:
 
 def script() -> None:
     """Entry point of the installed command."""
-    arguments = sys.argv[1:]
-    del sys.argv[1:]  # LightningCLI warns of arguments that are given in both ways
-    result = main(arguments)
+    result = main()  # sys.argv stays as it is: Lightning starts its other processes with it
     sys.exit(result if isinstance(result, int) else 0)

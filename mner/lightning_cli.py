@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import traceback
+import warnings
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+import mner
+from mner.arguments import prepare, stored_arguments
 from mner.data import MNERDataModule
-from mner.errors import MNERError
+from mner.errors import CheckpointError, MNERError
 from mner.fusion import FusionModule
-from mner.report import score_table
+from mner.fusion.checkpoint import KEY, import_class, read_checkpoint
+from mner.quiet import hush
 from mner.running import Trainer
+
+log = logging.getLogger(__name__)
+NO_FILES = ("best", "last", "hpc", "registry")
+"""What `ckpt_path` may be that names no file."""
 
 
 class BestByF1(ModelCheckpoint):
-    """Keeps the checkpoint of the best lenient F1 on the valid split; a tie keeps the earlier one."""
+    """Keeps the checkpoint of the best lenient F1 on the valid split (a tie keeps the earlier one), and the last one.
 
-    def __init__(self, monitor: str = "val/f1", mode: str = "max", filename: str = "best", **kwargs: Any) -> None:
-        super().__init__(monitor=monitor, mode=mode, filename=filename, **kwargs)
+    The last one is what an interrupted run goes on from: `mner fit … --ckpt_path …/last.ckpt`.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/f1",
+        mode: str = "max",
+        filename: str = "best",
+        save_last: bool | None = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(monitor=monitor, mode=mode, filename=filename, save_last=save_last, **kwargs)
+
+
+class SaveConfigOfFit(SaveConfigCallback):
+    """Saves the config beside the checkpoints when a run is trained; a later `test` must not write over it."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Save it, if this is a training run."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
 
 
 class MNERCLI(LightningCLI):
@@ -33,6 +63,48 @@ class MNERCLI(LightningCLI):
         parser.link_arguments("data.labels", "model.init_args.labels", apply_on="instantiate")
         parser.link_arguments("data.region_width", "model.init_args.region_width", apply_on="instantiate")
         parser.add_lightning_class_args(BestByF1, "checkpoint")
+
+    def _parse_ckpt_path(self) -> None:
+        """Read the checkpoint that is to be used.
+
+        Lightning's own puts every stored argument over the given ones, also the class, and says nothing of it.
+        """
+        config = self.config[self.config["subcommand"]]
+        path = config.get("ckpt_path")
+        self.checkpoint: dict[str, Any] | None = None
+        if not path or str(path) in NO_FILES or "://" in str(path):
+            return
+        self.checkpoint = read_checkpoint(path)
+        written_by = import_class(self.checkpoint[KEY]["class"], FusionModule)
+        chosen = import_class(config["model"]["class_path"], FusionModule)
+        if chosen is not written_by:
+            raise CheckpointError(
+                f"{path} was written by {self.checkpoint[KEY]['class']}, but the model is "
+                f"{config['model']['class_path']}; choose that class, or leave the model out"
+            )
+        for key, stored in stored_arguments(self.checkpoint).items():
+            given = config["model"]["init_args"].get(key, stored)
+            if given != stored:
+                log.warning("model.%s: %r, where the checkpoint was made with %r", key, given, stored)
+
+    def before_instantiate_classes(self) -> None:
+        """Evaluation takes the encoder's configuration from the checkpoint and leaves no folder of logs behind."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            if self.checkpoint is not None and config["checkpoint"].get("dirpath") is None:
+                config["checkpoint"]["dirpath"] = _folder_of(self.checkpoint, config["ckpt_path"])
+            return
+        if config["trainer"].get("logger") is None:
+            config["trainer"]["logger"] = False
+        if self.checkpoint is not None:  # the pretrained weights may be gone, and would be replaced at once
+            config["model"]["init_args"]["text_encoder"] = self.checkpoint[KEY]["text_config"]
+            config["model"]["init_args"]["image_weights"] = None
+
+    def after_instantiate_classes(self) -> None:
+        """Tokenise as the checkpoint's model was trained to."""
+        described = {} if self.checkpoint is None else self.checkpoint[KEY].get("data", {})
+        if described.get("tokenizer") and isinstance(self.datamodule, MNERDataModule):
+            self.datamodule.use_tokenizer(described["tokenizer"])
 
     def after_fit(self) -> None:
         """Say what came out and where it is."""
@@ -47,30 +119,44 @@ class MNERCLI(LightningCLI):
         if isinstance(data, MNERDataModule):
             print("Data fingerprints: " + ", ".join(f"{name} {value}" for name, value in data.fingerprints.items()))
 
-    def after_validate(self) -> None:
-        """Print the scores of the valid split as a table."""
-        if self.trainer.is_global_zero:
-            metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-            print(score_table(self.model.labels, metrics, "val"))
+
+def _folder_of(checkpoint: dict[str, Any], path: str) -> str | None:
+    """The folder where a resumed run goes on keeping its checkpoints, so that the best so far is not forgotten."""
+    folder = Path(path).absolute().parent
+    kept = [state.get("dirpath") for state in checkpoint.get("callbacks", {}).values() if isinstance(state, dict)]
+    return str(folder) if any(place and Path(place).absolute() == folder for place in kept) else None
 
 
 def run(args: list[str]) -> Any:
     """Parse `args`, run the command, and turn our own errors into one line and exit code 2."""
-    logging.getLogger("mner").setLevel(logging.INFO)
-    if not logging.getLogger("mner").handlers:
-        logging.getLogger("mner").addHandler(logging.StreamHandler())
-    try:
-        return MNERCLI(
-            FusionModule,
-            MNERDataModule,
-            trainer_class=Trainer,
-            trainer_defaults={"gradient_clip_val": 1.0, "max_epochs": 20},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
-            args=args,
-        )
-    except MNERError as error:
-        print(f"mner {args[0]}: {error}", file=sys.stderr)
-        return 2
+    logger = logging.getLogger("mner")
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    logger.setLevel(logging.INFO if first else logging.ERROR)  # say it once, not once a process
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+    with warnings.catch_warnings():
+        hush(evaluation=args[0] != "fit")
+        try:
+            return MNERCLI(
+                FusionModule,
+                MNERDataModule,
+                trainer_class=Trainer,
+                trainer_defaults={"gradient_clip_val": 1.0, "max_epochs": 20},
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfigOfFit,
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,
+                args=prepare(args),
+            )
+        except (MNERError, ValueError, FileNotFoundError) as error:
+            if not (isinstance(error, MNERError) or _raised_here(error)):
+                raise
+            print(f"mner {args[0]}: {error}", file=sys.stderr)
+            return 2
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether our own code raised it, with a message for the user, not a user's class or a dependency."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(mner.__file__).parent)

@@ -18,12 +18,12 @@ def score_table(labels: Sequence[str], metrics: Mapping[str, float], stage: str)
         stage: `val` or `test`.
     """
     names = ("precision", "recall", "f1")
-    lines = [f"{'':12}{'lenient':^27}{'strict':^27}", f"{'':12}" + "".join(f"{name:>9}" for name in names) * 2]
+    lines = [f"{'':10}{'lenient':>33}{'strict':>33}", f"{'':10}" + "".join(f"{name:>11}" for name in names) * 2]
     for type_ in [*entity_types(labels), ""]:
         row = "".join(
-            f"{100 * metrics[_key(stage, mode, type_, name)]:9.2f}" for mode in ("", "strict/") for name in names
+            f"{100 * metrics[_key(stage, mode, type_, name)]:11.2f}" for mode in ("", "strict/") for name in names
         )
-        lines.append(f"{type_ or 'all':12}{row}")
+        lines.append(f"{type_ or 'all':10}{row}")
     return "\n".join(lines)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +16,34 @@ import mner
 from mner.data.datamodule import MNERDataModule
 from mner.data.predictions import Prediction, prediction_header, write_predictions
 from mner.fusion.base import FusionModule
-from mner.fusion.checkpoint import class_path
+from mner.fusion.checkpoint import class_path, run_seed
 from mner.report import check_against_seqeval, score_table
 
 
 class Trainer(pl.Trainer):
     """`pytorch_lightning.Trainer` whose `test` prints a full report and whose `predict` writes a prediction file."""
+
+    def validate(  # type: ignore[override]  # fewer arguments: the command line needs no more
+        self,
+        model: FusionModule | None = None,
+        datamodule: MNERDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = False,
+        weights_only: bool | None = None,
+    ) -> Any:
+        """Score the valid split and print precision, recall and F1 per type, lenient and strict.
+
+        Args:
+            model: The module.
+            datamodule: The data.
+            ckpt_path: Checkpoint to score, or `best`, `last`.
+            verbose: Print Lightning's own table too.
+            weights_only: As for `torch.load`; here so that the config that `fit` saved is understood.
+        """
+        with self._also(_ValidReport()):
+            return super().validate(
+                model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=verbose, weights_only=_safe(weights_only)
+            )
 
     def test(  # type: ignore[override]  # fewer arguments: the command line needs no more
         self,
@@ -28,6 +51,7 @@ class Trainer(pl.Trainer):
         datamodule: MNERDataModule | None = None,
         ckpt_path: str | Path | None = None,
         verbose: bool = False,
+        weights_only: bool | None = None,
     ) -> Any:
         """Score the test split and print precision, recall and F1 per type, lenient and strict, beside seqeval's.
 
@@ -36,20 +60,15 @@ class Trainer(pl.Trainer):
             datamodule: The data.
             ckpt_path: Checkpoint to test, or `best`, `last`.
             verbose: Print Lightning's own table too.
+            weights_only: As for `torch.load`; here so that the config that `fit` saved is understood.
 
         Raises:
             RuntimeError: If `SpanF1` and seqeval disagree.
         """
-        result = super().test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=verbose)
-        tester: Any = self.lightning_module
-        tested = _gather(tester.tested)
-        if self.is_global_zero:
-            metrics = {name: float(value) for name, value in self.callback_metrics.items()}
-            report = check_against_seqeval(tested, metrics, "test")
-            print(score_table(tester.labels, metrics, "test"))
-            print(f"\nseqeval on the same {len(tested)} posts (lenient):\n{report}")
-            print("SpanF1 and seqeval agree.")
-        return result
+        with self._also(_TestReport()):
+            return super().test(
+                model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=verbose, weights_only=_safe(weights_only)
+            )
 
     def predict(  # type: ignore[override]  # fewer arguments: the command line needs no more
         self,
@@ -58,6 +77,7 @@ class Trainer(pl.Trainer):
         ckpt_path: str | Path | None = None,
         output: str = "predictions.jsonl",
         split: Literal["train", "valid", "test"] = "test",
+        weights_only: bool | None = None,
     ) -> Any:
         """Write the predictions of one split as JSON lines.
 
@@ -67,42 +87,96 @@ class Trainer(pl.Trainer):
             ckpt_path: Checkpoint to use, or `best`, `last`.
             output: File to write.
             split: The split to predict.
+            weights_only: As for `torch.load`; here so that the config that `fit` saved is understood.
+
+        Returns:
+            The predictions, in file order (None where they were made in processes that are gone, as under `ddp_spawn`).
         """
         if datamodule is None or model is None:
             raise ValueError("Expected a model and a data module, but got none")
         datamodule.predict_split = split
-        collected = _Collected()
-        self.callbacks.append(collected)  # type: ignore[attr-defined]
+        writer = _Writer(output, split)
+        with self._also(writer):
+            super().predict(
+                model,
+                datamodule=datamodule,
+                ckpt_path=ckpt_path,
+                return_predictions=False,
+                weights_only=_safe(weights_only),
+            )
+        return writer.written
+
+    @contextmanager
+    def _also(self, callback: pl.Callback) -> Iterator[None]:
+        """With one callback more. What it gathers from all processes, it gathers while they are all there."""
+        callbacks: list[pl.Callback] = self.callbacks  # type: ignore[attr-defined]
+        callbacks.append(callback)
         try:
-            super().predict(model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=False)
+            yield
         finally:
-            self.callbacks.remove(collected)  # type: ignore[attr-defined]
-        posts = _gather(collected.posts)
-        if not self.is_global_zero:
-            return posts
-        order = {post.id: place for place, post in enumerate(datamodule.datasets[split].examples)}
-        posts.sort(key=lambda post: order[post.id])
-        write_predictions(
-            output, header(model, datamodule, split, None if ckpt_path is None else str(ckpt_path)), posts
-        )
-        print(f"{len(posts)} posts of {split} written to {output}")
-        return posts
+            callbacks.remove(callback)
 
 
-class _Collected(pl.Callback):
-    """Keeps what `predict_step` returns; Lightning's own list cannot hold frozen dataclasses."""
+class _ValidReport(pl.Callback):
+    """Prints the scores of the valid split."""
 
-    def __init__(self) -> None:
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print them."""
+        if trainer.is_global_zero:
+            print("\n" + score_table(pl_module.labels, _plain(trainer.callback_metrics), "val"))
+
+
+class _TestReport(pl.Callback):
+    """Prints the scores of the test split, and seqeval's beside them."""
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print them."""
+        tested = _gather(pl_module.tested)
+        if not trainer.is_global_zero:
+            return
+        metrics = _plain(trainer.callback_metrics)
+        report = check_against_seqeval(tested, metrics, "test")
+        print("\n" + score_table(pl_module.labels, metrics, "test"))
+        print(f"\nseqeval on the same {len(tested)} posts (lenient):\n{report}")
+        print("SpanF1 and seqeval agree.")
+
+
+class _Writer(pl.Callback):
+    """Writes what `predict_step` returns; Lightning's own list cannot hold frozen dataclasses."""
+
+    def __init__(self, output: str, split: str) -> None:
+        self.output = output
+        self.split = split
         self.posts: list[Prediction] = []
+        self.written: list[Prediction] | None = None
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
         """Keep the posts of a batch."""
         self.posts += outputs
 
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write all posts, in file order."""
+        data: MNERDataModule = trainer.datamodule
+        order = {post.id: place for place, post in enumerate(data.datasets[self.split].examples)}
+        self.written = sorted(_gather(self.posts), key=lambda post: order[post.id])
+        if trainer.is_global_zero:
+            write_predictions(self.output, header(pl_module, data, self.split, trainer.ckpt_path), self.written)
+            print(f"\n{len(self.written)} posts of {self.split} written to {self.output}")
 
-def header(model: FusionModule, data: MNERDataModule, split: str, checkpoint: str | None) -> dict[str, Any]:
+
+def _safe(weights_only: bool | None) -> bool:
+    """Weights only unless it was asked for otherwise: Lightning's default runs what a remote checkpoint says."""
+    return weights_only is not False
+
+
+def _plain(metrics: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def header(model: FusionModule, data: MNERDataModule, split: str, checkpoint: str | Path | None) -> dict[str, Any]:
     """The first line of a prediction file: what made it, from what."""
-    seed = os.environ.get("PL_GLOBAL_SEED")
+    # The seed of the training run, not that of the prediction.
+    seed = (model.restored or {}).get("seed", run_seed())
     made = prediction_header(
         model=class_path(model),
         split=split,
@@ -110,7 +184,7 @@ def header(model: FusionModule, data: MNERDataModule, split: str, checkpoint: st
         fingerprint=data.fingerprints.get(split),
         labels=model.labels,
         checkpoint=None if checkpoint is None else Path(checkpoint).name,
-        seed=None if seed is None else int(seed),
+        seed=seed,
         context=data.context_names,
     )
     return {**made, "versions": versions()}

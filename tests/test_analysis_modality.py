@@ -134,6 +134,9 @@ def test_probe_of_stored_features(posts_folder, bert_folder):
     class Store(dict):
         width = 5
 
+        def missing(self, image_ids):
+            return [image_id for image_id in image_ids if image_id not in self]
+
     class Stored(Twitter2017DataModule):
         @property
         def store(self):

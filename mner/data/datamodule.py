@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +20,7 @@ from mner.data.dataset import MNERDataset
 from mner.data.features import FeatureStore
 from mner.data.fingerprint import fingerprint
 from mner.data.images import ImageFolder, transform_for
+from mner.data.inventory import report_images
 from mner.data.layout import find_images, find_splits
 from mner.data.readers import read_posts
 from mner.data.subset import nested_subset
@@ -51,10 +54,13 @@ class MNERDataModule(pl.LightningDataModule):
         context_dropout: Probability that a training post is shown without context.
         train_fraction: Part of the training posts to use, for learning curves; the subsets of one seed are nested.
         repair_iob: `"i_to_b"` makes a stray `I-` in the training split a `B-`; valid and test are never changed.
-        seed: Of shuffling and of the training subset.
+        seed: Of shuffling and of the training subset; None for that of `seed_everything`, or else 0.
 
     Attributes:
         labels: The BIO labels, `O` first.
+        datasets: The splits that were set up, by name.
+        fingerprints: Of the labels of the splits that were read, by name.
+        broken_images: Ids of images whose files turned out not to be readable; known once they were used.
     """
 
     types: ClassVar[Sequence[str]] = ()
@@ -78,7 +84,7 @@ class MNERDataModule(pl.LightningDataModule):
         context_dropout: float = 0.0,
         train_fraction: float = 1.0,
         repair_iob: Literal["none", "i_to_b"] = "none",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if images is not None and features is not None:
@@ -106,14 +112,16 @@ class MNERDataModule(pl.LightningDataModule):
         self.context_dropout = context_dropout
         self.train_fraction = train_fraction
         self.repair_iob = repair_iob
-        self.seed = seed
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         if not hasattr(self, "labels"):
             self.labels = bio_labels(self.types)
         self.predict_split: Split = "test"
         self.datasets: dict[str, MNERDataset] = {}
         self.fingerprints: dict[str, str] = {}
+        self.broken_images: set[str] = set()
         self._tokenizer: PostTokenizer | None = None
         self._store: FeatureStore | None = None
+        self._folders: list[ImageFolder] = []
 
     # What the model and the checkpoint need to know
 
@@ -146,6 +154,10 @@ class MNERDataModule(pl.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Plain facts for checkpoints and prediction files; enough to prepare new posts as these were."""
+        return {**self.describe_inputs(), "tokenizer": self.post_tokenizer.files()}
+
+    def describe_inputs(self) -> dict[str, Any]:
+        """As `describe`, without the tokeniser's files."""
         return {
             "name": type(self).__name__,
             "labels": self.labels,
@@ -157,8 +169,16 @@ class MNERDataModule(pl.LightningDataModule):
             "features": None if self.store is None else dict(self.store.meta),
             "max_length": self.max_length,
             "replace_urls": self.replace_urls,
-            "tokenizer": self.post_tokenizer.files(),
+            "train_fraction": self.train_fraction,
         }
+
+    def use_tokenizer(self, files: dict[str, str]) -> None:
+        """Tokenise as a checkpoint's model was trained to, wherever its tokeniser came from.
+
+        Args:
+            files: Name and content of the tokeniser's files, as `describe` gives them.
+        """
+        self._tokenizer = PostTokenizer.from_files(files, self.max_length, self.replace_urls)
 
     # Lightning's hooks
 
@@ -173,8 +193,27 @@ class MNERDataModule(pl.LightningDataModule):
         for split in wanted.get(stage, ()):
             if split not in self.datasets:
                 self.datasets[split] = self.dataset(split)
-        if stage == "fit":
-            self._refuse_overlap()
+        if stage in ("fit", "test"):
+            self._refuse_overlap(wanted[stage])
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note the images that have a file, but could not be opened."""
+        if "image" in batch and not batch["has_image"].all():
+            for image_id, there in zip(batch["image_id"], batch["has_image"].tolist(), strict=True):
+                if not there and image_id is not None and any(image_id in folder for folder in self._folders):
+                    self.broken_images.add(image_id)
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Report the images that could not be opened."""
+        if self.broken_images:
+            log.warning(
+                "%d image files could not be read (%s); their posts had the learned 'no image' vector. "
+                "`mner data verify` says what is wrong with them",
+                len(self.broken_images),
+                ", ".join(sorted(self.broken_images)[:5]) + (" …" if len(self.broken_images) > 5 else ""),
+            )
+            self.broken_images.clear()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Bucketed, shuffled batches of the training split."""
@@ -244,7 +283,7 @@ class MNERDataModule(pl.LightningDataModule):
         if folder is not None and self.image_encoder is not None:
             transform = transform_for(self.image_encoder, self.image_size)
             folder.size = transform.shorter_side  # JPEG files are decoded no larger than needed: twice as fast
-        self._report(posts, name, folder)
+        report_images(posts, name, folder, self.store)
         return MNERDataset(
             posts,
             self.labels,
@@ -254,23 +293,6 @@ class MNERDataModule(pl.LightningDataModule):
             regions=self.store,
             context_dropout=context_dropout,
         )
-
-    def _report(self, posts: Sequence[Example], name: str, folder: ImageFolder | None) -> None:
-        ids = [post.image_id for post in posts if post.image_id is not None]
-        missing = 0
-        if self.store is not None:
-            missing = len(posts) - sum(image_id in self.store for image_id in ids)
-            if posts and missing == len(posts):
-                raise DataNotFoundError(
-                    f"The stored features in {self.features} hold none of the {len(posts)} {name} images; "
-                    "extract them with `mner features --images … --out …`"
-                )
-        elif folder is not None:
-            missing = len(posts) - sum(folder.find(image_id) is not None for image_id in ids)
-        if missing:
-            log.warning(
-                "%s: %d of %d posts have no image; they get the learned 'no image' vector", name, missing, len(posts)
-            )
 
     def _check_types(self, posts: list[Example], path: Path) -> None:
         known = set(self.labels)
@@ -314,7 +336,10 @@ class MNERDataModule(pl.LightningDataModule):
         folder = self._place(self.images, "images")
         # The Snapchat layout keeps a folder of images for each split.
         inner = find_images(self.root, split) if split is not None else None
-        return ImageFolder(inner if inner is not None and inner.parent == folder else folder)
+        own = inner is not None and inner.resolve().parent == folder.resolve()
+        found = ImageFolder(inner if inner is not None and own else folder)
+        self._folders.append(found)
+        return found
 
     def _place(self, name: str, what: str) -> Path:
         below = self.root / name
@@ -323,16 +348,26 @@ class MNERDataModule(pl.LightningDataModule):
             raise DataNotFoundError(f"No {what} at {below} nor at {Path(name).absolute()}")
         return place
 
-    def _refuse_overlap(self) -> None:
-        train = {post.id for post in self.datasets["train"].examples}
-        both = sorted(post.id for post in self.datasets["valid"].examples if post.id in train)
-        if both:
-            raise DataFormatError(
-                self.root,
-                None,
-                f"{len(both)} posts in both train and valid ({', '.join(both[:3])} …)",
-                "splits that do not overlap",
-            )
+    def _refuse_overlap(self, used: Sequence[Split]) -> None:
+        """Compare the splits in use with all that are there: a test set that was trained on says nothing."""
+        ids = {split: {post.id for post in self._posts(split)} for split in find_splits(self.root)}
+        for one, other in combinations(SPLITS, 2):
+            both = ids.get(one, set()) & ids.get(other, set())
+            if both and (one in used or other in used):
+                raise DataFormatError(
+                    self.root,
+                    None,
+                    f"{len(both)} posts in both {one} and {other} ({', '.join(sorted(both)[:3])} …)",
+                    "splits that do not overlap",
+                    "`mner data verify` lists them; take them out of one of the two.",
+                )
+
+    def _posts(self, split: str) -> Sequence[Example]:
+        """All posts of a split, read again unless they are at hand."""
+        whole = split != "train" or self.train_fraction == 1
+        if whole and split in self.datasets:
+            return self.datasets[split].examples
+        return read_posts(find_splits(self.root)[split])
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
         image_shape = None

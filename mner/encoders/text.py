@@ -81,7 +81,13 @@ def _from_config(config: dict[str, Any]) -> nn.Module:
 
 def _from_name(name: str) -> nn.Module:
     folder = locate(name)
-    config = AutoConfig.from_pretrained(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:  # not there, no network, or an unknown kind of model
+        raise CheckpointError(
+            f"Expected a transformers model at {name!r} (a folder, a name on the Hugging Face Hub, or 'tiny'), but "
+            f"transformers could not load its config: {str(error).splitlines()[0]}"
+        ) from error
     if config.model_type == MODEL_TYPE:
         visual: nn.Module = load_visual_bert(name)
         return visual

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 
 from mner.crf import CRF
 from mner.data.batch import Batch
+from mner.data.datamodule import MNERDataModule
 from mner.data.predictions import Prediction, ScoredSpan
 from mner.encoders.image import ImageEncoder
 from mner.encoders.text import TextEncoder, first_pieces
-from mner.fusion.checkpoint import load_module, write_extras
+from mner.fusion.checkpoint import accept, load_module, write_extras
+from mner.fusion.inputs import check_inputs, check_restored
 from mner.labels import Span, spans
 from mner.metrics import SpanF1
 
@@ -179,7 +181,8 @@ class FusionModule(pl.LightningModule):
             regions = self.image_encoder(batch["image"])
             mask = batch["has_image"][:, None].expand(-1, regions.shape[1])
         elif "regions" in batch:
-            regions, mask = batch["regions"], batch["region_mask"]
+            # Stored as float16 and cast only here, on the device: half as much to copy there.
+            regions, mask = batch["regions"].to(self.no_image.dtype), batch["region_mask"]
         else:
             regions = self.no_image.new_zeros(b, 1, self.region_width)
             mask = torch.zeros(b, 1, dtype=torch.bool, device=regions.device)
@@ -219,6 +222,14 @@ class FusionModule(pl.LightningModule):
         return paths
 
     # Training and evaluation
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that do not bring what the model was built for."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, MNERDataModule):
+            check_inputs(self, data)
+            if self.restored is not None:
+                check_restored(data, self.restored.get("data", {}))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of training."""
@@ -344,6 +355,13 @@ class FusionModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the model again: class, configuration, tokeniser, data fingerprint."""
         write_extras(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another class or of other labels; Lightning calls this when it restores one."""
+        accept(self, checkpoint)
+        data = getattr(self.trainer, "datamodule", None)
+        if self.restored is not None and isinstance(data, MNERDataModule):
+            check_restored(data, self.restored.get("data", {}), resumed=bool(self.trainer.training))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # no hparams_file, and never anything but weights

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import torch
 
 import mner
 from mner.errors import CheckpointError
+from mner.labels import entity_types
 
 if TYPE_CHECKING:
     from mner.fusion.base import FusionModule
@@ -19,8 +22,21 @@ KEY = "mner"
 
 
 def class_path(module: FusionModule) -> str:
-    """The import path of the module's class."""
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+    """The import path of the module's class; for a strategy of the library its public one, `mner.fusion.TextOnly`."""
+    return _path_of(type(module))
+
+
+def _path_of(cls: type) -> str:
+    public = sys.modules.get("mner.fusion")
+    if cls.__module__.startswith("mner.fusion.") and getattr(public, cls.__qualname__, None) is cls:
+        return f"mner.fusion.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def run_seed() -> int | None:
+    """The seed that `seed_everything` was given."""
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return None if seed is None else int(seed)
 
 
 def write_extras(module: FusionModule, checkpoint: dict[str, Any]) -> None:
@@ -28,6 +44,7 @@ def write_extras(module: FusionModule, checkpoint: dict[str, Any]) -> None:
     checkpoint[KEY] = {
         "class": class_path(module),
         "version": mner.__version__,
+        "seed": run_seed(),
         "text_config": _plain(module.text_encoder.config),
         "data": _data_extras(module),
     }
@@ -39,19 +56,54 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
     """A checkpoint's content, read without running any code from it.
 
     Raises:
-        CheckpointError: If it is no checkpoint of `mner`, or holds more than tensors and plain data.
-        FileNotFoundError: If it is not there.
+        CheckpointError: If it is not there, is no checkpoint of `mner`, or holds more than tensors and plain data.
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except FileNotFoundError:
+        raise CheckpointError(f"No checkpoint at {str(path)!r}; `mner fit` says where it keeps them") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint that can be read safely (tensors and plain data only): "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
-    if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
-        raise CheckpointError(f"Expected a checkpoint written by `mner` at {path}, but it has no part named {KEY!r}")
+    _check_ours(checkpoint, path)
     return checkpoint
+
+
+def _check_ours(checkpoint: Any, path: str | Path = "the given path") -> None:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(
+            f"Expected a checkpoint of a mner.fusion.FusionModule at {path}, but it has no part named {KEY!r}: it was "
+            "written by other code"
+        )
+
+
+def accept(module: FusionModule, checkpoint: dict[str, Any]) -> None:
+    """Keep what a checkpoint says beside its weights, before they are loaded into `module`.
+
+    Raises:
+        CheckpointError: If another class wrote it, or one for other labels.
+    """
+    _check_ours(checkpoint)
+    written_by = checkpoint[KEY]["class"]
+    if not _is_called(type(module), written_by):
+        raise CheckpointError(
+            f"The checkpoint was written by {written_by}, but the model is a {class_path(module)}; "
+            "choose that class, or leave the model out so that the checkpoint says it"
+        )
+    labels = checkpoint.get("hyper_parameters", {}).get("labels")
+    if labels is not None and list(labels) != module.labels:
+        raise CheckpointError(
+            f"The checkpoint was trained with entity types {entity_types(labels)}, but the data have "
+            f"{entity_types(module.labels)}; choose the data set that it was trained for"
+        )
+    module.restored = checkpoint[KEY]
+
+
+def _is_called(cls: type, path: str) -> bool:
+    """Whether a checkpoint means this class: a script's own class is `__main__.X` there, and `script.X` elsewhere."""
+    return path == _path_of(cls) or path in (f"__main__.{cls.__qualname__}", f"{cls.__module__}.{cls.__qualname__}")
 
 
 def load_module(
@@ -75,7 +127,8 @@ def build_module(checkpoint: dict[str, Any], expected: type[FusionModule], **kwa
     arguments.update(kwargs)
     module = cls(**arguments)
     # Stored as given, not as rebuilt: a later checkpoint of this module names the encoder again.
-    module.hparams.update({key: checkpoint["hyper_parameters"][key] for key in ("text_encoder", "image_weights")})
+    kept = {"text_encoder", "image_weights"} - kwargs.keys()
+    module.hparams.update({key: checkpoint["hyper_parameters"][key] for key in kept})
     module.load_state_dict(checkpoint["state_dict"])
     module.restored = checkpoint[KEY]
     module.eval()
@@ -88,13 +141,16 @@ def import_class(path: str, expected: type[FusionModule]) -> type[FusionModule]:
     Raises:
         CheckpointError: If it cannot be imported or is no subclass of `expected`.
     """
+    if _is_called(expected, path):
+        return expected
     module_name, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise CheckpointError(
             f"The checkpoint was written by class {path}, which cannot be imported ({error}). "
-            "Run where that module can be found (its folder on PYTHONPATH), or install it."
+            "Run where that module can be found (its folder on PYTHONPATH), install it, or call "
+            "`load_from_checkpoint` of that class."
         ) from error
     if not (isinstance(found, type) and issubclass(found, expected)):
         raise CheckpointError(f"Expected a checkpoint of a {expected.__name__}, but it was written by {path}")

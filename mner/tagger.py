@@ -65,6 +65,8 @@ class Tagger:
     Attributes:
         labels: The BIO labels.
         sources: Names of the context sources that the model was trained with.
+        scores: Scores that a shared model came with.
+        licence: Licence that a shared model came with.
 
     Raises:
         CheckpointError: If the checkpoint holds no tokeniser and none is given.
@@ -106,6 +108,8 @@ class Tagger:
         if captioner is not None and not self.sources:
             raise ValueError("Expected no `captioner`, since the model was trained without context, but got one")
         self.captioner = captioner
+        self.scores: dict[str, float] = {}
+        self.licence: str | None = None
         self._told: set[str] = set()
 
     @classmethod
@@ -122,6 +126,89 @@ class Tagger:
         if Path(path).is_dir():
             raise CheckpointError(f"Expected a checkpoint, but {path} is a folder")
         return cls(FusionModule.load_from_checkpoint(path), **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        revision: str | None = None,
+        token: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """A tagger from a folder that `save_pretrained` wrote, or from the Hugging Face Hub.
+
+        Nothing from there is run. The model's class has to be one of mner's, or yours, imported before.
+
+        Args:
+            name: The folder, or the repository's name (`owner/model`).
+            revision: Branch, tag or commit of the repository.
+            token: For repositories that are not public.
+            options: As for `Tagger`.
+
+        Raises:
+            CheckpointError: If there is no such model, or it cannot be used.
+        """
+        from mner.hub import load_model
+
+        shared = load_model(name, revision, token)
+        tagger = cls(shared.model, **options)
+        tagger.scores, tagger.licence = shared.scores, shared.licence
+        return tagger
+
+    @classmethod
+    def load(cls, name: str | os.PathLike[str], **options: Any) -> Self:
+        """A tagger from a checkpoint's file, a shared model's folder, or the Hub: whichever `name` is.
+
+        Args:
+            name: The file, the folder, or the repository's name.
+            options: As for `Tagger`.
+        """
+        path = Path(name)
+        is_file = path.is_file() or path.suffix == ".ckpt"
+        return cls.from_checkpoint(path, **options) if is_file else cls.from_pretrained(name, **options)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        scores: Mapping[str, float] | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write the model as a folder that holds everything to tag with: safetensors, configuration, tokeniser, card.
+
+        Args:
+            folder: The folder; made if it is not there.
+            scores: Scores for the card, such as `{"test/f1": 0.74}`; `mner.hub.scores_of` has those of a prediction
+                file. None for those that the model came with.
+            licence: Identifier of the licence that you give it, such as `mit`. None for the one that it came with.
+        """
+        from mner.hub import save_model
+
+        return save_model(self.model, folder, scores or self.scores, licence or self.licence, self.tokenizer)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        scores: Mapping[str, float] | None = None,
+        licence: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face Hub; the repository is made if it is not there.
+
+        Args:
+            repository: Its name, `owner/model`.
+            scores: As for `save_pretrained`.
+            licence: As for `save_pretrained`.
+            private: Whether a new repository is to be private; None for the owner's usual setting.
+            token: Access token; None for the one that you logged in with.
+
+        Returns:
+            The address of the commit.
+        """
+        from mner.hub import push_model
+
+        scores, licence = scores or self.scores, licence or self.licence
+        return push_model(self.model, repository, scores, licence, self.tokenizer, private, token)
 
     @overload
     def __call__(self, text_or_words: list[Post] | list[dict[str, Any]] | list[list[str]]) -> list[Tagged]: ...
@@ -164,7 +251,7 @@ class Tagger:
         """Tag posts as they come, in order, holding one batch of them in memory.
 
         Args:
-            posts: Texts, lists of words, `Post`s or mappings of their attributes; as many as you like.
+            posts: Texts, lists of words, `Post` objects or mappings of their attributes; as many as you like.
             batch_size: Posts that are tagged together; None for the tagger's own.
         """
         size = self.batch_size if batch_size is None else batch_size

@@ -1,0 +1,182 @@
+"""The documentation does what it says: its modules are trained, its commands exist, its examples run."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+import sys
+from doctest import testmod
+from pathlib import Path
+
+import pytest
+
+import mner
+from mner.cli import COMMANDS, LIGHTNING, POSITIONAL, main
+from mner.fusion import FusionModule
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+FUSIONS = {
+    re.search(r"^class (\w+)", code, re.MULTILINE)[1]: code for code in blocks(ROOT / "docs/fusion.md", "python")
+}
+"""Every Python block of docs/fusion.md, by the strategy that it defines."""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch, cache):
+    """A folder of the user's, with my_fusion.py in it after the call."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNER_CACHE", cache)
+    monkeypatch.syspath_prepend("")
+    sys.modules.pop("my_fusion", None)
+
+    def write(code):
+        (tmp_path / "my_fusion.py").write_text(code, encoding="utf-8")
+        importlib.invalidate_caches()
+
+    yield write
+    sys.modules.pop("my_fusion", None)
+
+
+def arguments(name, uses_image=True):
+    image = ["--model.image_encoder", "test_resnet", "--model.image_weights", "null"]
+    image += ["--model.freeze_image_encoder", "false", "--data.images", "images", "--data.image_size", "32"]
+    return [
+        "fit", "--model", f"my_fusion.{name}", "--data", "SampleDataModule", "--data.train", "60",
+        *(image if uses_image else []),
+        "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+        "--trainer.enable_model_summary", "false",
+    ]  # fmt: skip
+
+
+def test_the_readme_shows_the_same_fusion():
+    assert FUSIONS["GatedFusion"] in blocks(ROOT / "README.md", "python")
+    assert next(iter(FUSIONS)) == "GatedFusion"
+
+
+def test_gated_fusion_trains_from_a_users_own_folder(own_folder, tmp_path, capsys):
+    own_folder(FUSIONS["GatedFusion"])
+    main(arguments("GatedFusion"))
+    assert "Best valid F1" in capsys.readouterr().out
+    (run,) = (tmp_path / "lightning_logs").iterdir()
+    loaded = FusionModule.load_from_checkpoint(run / "checkpoints" / "best.ckpt")
+    assert type(loaded).__module__ == "my_fusion"
+
+
+@pytest.mark.parametrize("name", [name for name in FUSIONS if name != "GatedFusion"])
+def test_every_module_of_the_fusion_page_trains(own_folder, capsys, name):
+    code = FUSIONS[name]
+    own_folder(code)
+    cli = main([*arguments(name, "uses_image = False" not in code), "--trainer.limit_train_batches", "1",
+                "--trainer.limit_val_batches", "1", "--trainer.logger", "false"])  # fmt: skip
+    assert type(cli.model).__name__ == name
+    assert cli.trainer.global_step == 1
+
+
+@every_page
+def test_python_blocks_are_python(page):
+    for code in blocks(page, "python"):
+        compile(code, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/strategies").glob("*.md")), ids=lambda page: page.stem)
+def test_blocks_that_start_from_torch_run(page):
+    """On the pages of strategies these are complete; others go on from a model and a batch."""
+    for code in blocks(page, "python"):
+        if code.startswith("import torch\n"):
+            exec(compile(code, str(page), "exec"), {"__name__": "docs"})
+
+
+def command_lines(page):
+    """What pages tell the reader to type: `mner …` in bash blocks, continued lines joined, and in backquotes."""
+    text = page.read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```(?:bash)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    found = [line.partition("#")[0] for line in re.split(r"\n|&&|\|\s", code) if line.strip().startswith("mner ")]
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return found + re.findall(r"`(mner [^`]+)`", prose)
+
+
+def command_of(line):
+    words = shlex.split(line)[1:]
+    return next((name for name in (*COMMANDS, *LIGHTNING) if words[: len(name.split())] == name.split()), None)
+
+
+LINES = sorted({" ".join(line.split()) for page in PAGES for line in command_lines(page)} - {"mner COMMAND --help"})
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_commands_in_the_pages_exist(line):
+    command = command_of(line)
+    assert command is not None, f"there is no such command: {line}"
+    if command in LIGHTNING or "…" in line:
+        return
+    options = {word.partition("=")[0][2:] for word in line.split() if word.startswith("--")} - {"help"}
+    module, _, name = COMMANDS[command].partition(":")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    assert options <= set(parameters), f"{command} has no option {options - set(parameters)}"
+    required = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
+    if command not in POSITIONAL and options:
+        assert required <= options, f"{command} needs {required - options} too"
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in LINES if command_of(line) in LIGHTNING and "--" in line and "…" not in line]
+)
+def test_options_of_training_commands_are_understood(line, monkeypatch, own_folder, capsys, tmp_path):
+    own_folder(FUSIONS["GatedFusion"] + blocks(ROOT / "docs/data.md", "python")[-1])
+    words = shlex.split(line)[1:]
+    # Files of a run that the reader has made by then.
+    config = tmp_path / "saved.yaml"
+    config.write_text("model: {class_path: TextOnly}\ndata: {class_path: SampleDataModule}\n")
+    words = [str(config) if word.endswith("config.yaml") else word for word in words]
+    words = [str(ROOT / word) if word.startswith("examples/") else word for word in words]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--print_config"])
+    assert end.value.code == 0
+    assert "class_path" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), "--help"])
+    assert end.value.code == 0
+    assert "usage: mner" in capsys.readouterr().out
+
+
+def test_the_page_of_commands_names_each():
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    assert [command for command in (*LIGHTNING, *COMMANDS) if f"mner {command}" not in text] == []
+
+
+def test_public_names_are_in_the_api_pages():
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs/api").iterdir()))
+    for module in (mner.fusion, mner.data):
+        assert [name for name in module.__all__ if not re.search(rf":: .*\b{name}\b", pages)] == []
+
+
+def modules_with_examples():
+    names = [info.name for info in pkgutil.walk_packages(mner.__path__, "mner.")]
+    files = {name: Path(mner.__path__[0], *name.split(".")[1:]) for name in names}
+    sources = {name: path / "__init__.py" if path.is_dir() else path.with_suffix(".py") for name, path in files.items()}
+    return [name for name, source in sources.items() if ">>> " in source.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples_in_docstrings_run(name):
+    failed, tried = testmod(importlib.import_module(name))
+    assert tried > 0
+    assert failed == 0

@@ -48,7 +48,7 @@ def tag(
 
     Args:
         input: File of JSON lines, a folder, or `-` for lines from the standard input.
-        checkpoint: The checkpoint that `mner fit` wrote.
+        checkpoint: The checkpoint that `mner fit` wrote, or the folder or Hub name of a shared model.
         output: File to write, or `-` for the standard output.
         format: `jsonl`: a line for each post; `conll`: a line for each word, and bad posts in OUTPUT.errors.jsonl.
             `auto` goes by the suffix of the output (.conll or .txt).
@@ -86,7 +86,7 @@ def tag(
             total = None if input == STANDARD else _count(source)
             given = from_lines(stream, "<stdin>" if input == STANDARD else input, Images(images), sources)
         sink = stack.enter_context(Sink(output, chosen))
-        tagger = Tagger.from_checkpoint(checkpoint, words=None if words == "auto" else words, device=device, **options)
+        tagger = Tagger.load(checkpoint, words=None if words == "auto" else words, device=device, **options)
         columns = TextColumn("tagging"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         progress = stack.enter_context(Progress(*columns, console=Console(file=sys.stderr)))
         bar = progress.add_task("", total=total)

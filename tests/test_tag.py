@@ -135,7 +135,7 @@ def test_a_post_that_cannot_be_tagged(tmp_path, checkpoint, monkeypatch):
 
     monkeypatch.setattr(tagger, "stream", brittle)
     given = write(tmp_path / "posts.jsonl", *({"text": text} for text in ("a", "poison", "b", "c")))
-    monkeypatch.setattr(Tagger, "from_checkpoint", lambda *args, **kwargs: tagger)
+    monkeypatch.setattr(Tagger, "load", lambda *args, **kwargs: tagger)
     out = tmp_path / "out.jsonl"
     tag(given, checkpoint, str(out))
     assert [record.get("text", record.get("error")) for record in lines(out)] == [

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import shlex
@@ -10,10 +11,12 @@ from doctest import testmod
 from pathlib import Path
 
 import pytest
+import torch
 
 import mner
 from mner.cli import COMMANDS, LIGHTNING, POSITIONAL, main
-from mner.fusion import FusionModule
+from mner.fusion import TextOnly
+from mner.labels import bio_labels
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -72,8 +75,14 @@ def test_gated_fusion_trains_from_a_users_own_folder(own_folder, tmp_path, capsy
     main(arguments("GatedFusion"))
     assert "Best valid F1" in capsys.readouterr().out
     (run,) = (tmp_path / "lightning_logs").iterdir()
-    loaded = FusionModule.load_from_checkpoint(run / "checkpoints" / "best.ckpt")
-    assert type(loaded).__module__ == "my_fusion"
+    # The config that was saved is all that later commands need beside the checkpoint.
+    saved = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
+    main(["predict", *saved, "--split", "valid", "--output", "out.jsonl"])
+    header, *posts = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(header)["model"] == "my_fusion.GatedFusion"
+    assert len(posts) == 120
+    main(["test", *saved])
+    assert "SpanF1 and seqeval agree." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [name for name in FUSIONS if name != "GatedFusion"])
@@ -139,9 +148,14 @@ def test_options_of_training_commands_are_understood(line, monkeypatch, own_fold
     own_folder(FUSIONS["GatedFusion"] + blocks(ROOT / "docs/data.md", "python")[-1])
     words = shlex.split(line)[1:]
     # Files of a run that the reader has made by then.
-    config = tmp_path / "saved.yaml"
-    config.write_text("model: {class_path: TextOnly}\ndata: {class_path: SampleDataModule}\n")
-    words = [str(config) if word.endswith("config.yaml") else word for word in words]
+    config, checkpoint = tmp_path / "config.yaml", tmp_path / "best.ckpt"
+    config.write_text("model: {class_path: TextOnly}\ndata: {class_path: SampleDataModule}\n", encoding="utf-8")
+    module = TextOnly(bio_labels(["PER"]))
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, checkpoint)
+    made = {".yaml": config, ".ckpt": checkpoint}
+    words = [str(made[Path(word).suffix]) if word.startswith("lightning_logs/") else word for word in words]
     words = [str(ROOT / word) if word.startswith("examples/") else word for word in words]
     with pytest.raises(SystemExit) as end:
         main([*words, "--print_config"])

@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
+import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -42,6 +44,25 @@ class BestByF1(ModelCheckpoint):
         **kwargs: Any,
     ) -> None:
         super().__init__(monitor=monitor, mode=mode, filename=filename, save_last=save_last, **kwargs)
+
+    # Lightning keeps the last checkpoint only where the score got better: then a run could go on from there only.
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the last one, whatever its score."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._should_save_on_train_epoch_end(trainer):
+            self._keep_last(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the last one, whatever its score."""
+        super().on_validation_end(trainer, pl_module)
+        if not self._should_save_on_train_epoch_end(trainer):
+            self._keep_last(trainer)
+
+    def _keep_last(self, trainer: pl.Trainer) -> None:
+        # What is skipped: sanity checks, fast_dev_run, and a step that was saved already.
+        if self.save_last is True and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class SaveConfigOfFit(SaveConfigCallback):
@@ -127,13 +148,21 @@ def _folder_of(checkpoint: dict[str, Any], path: str) -> str | None:
     return str(folder) if any(place and Path(place).absolute() == folder for place in kept) else None
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what `sys.stderr` is at the time; a StreamHandler keeps the one that it first saw."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        print(self.format(record), file=sys.stderr)
+
+
 def run(args: list[str]) -> Any:
     """Parse `args`, run the command, and turn our own errors into one line and exit code 2."""
     logger = logging.getLogger("mner")
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     logger.setLevel(logging.INFO if first else logging.ERROR)  # say it once, not once a process
     if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+        logger.addHandler(_ToStderr())
     with warnings.catch_warnings():
         hush(evaluation=args[0] != "fit")
         try:
@@ -149,14 +178,31 @@ def run(args: list[str]) -> Any:
                 seed_everything_default=0,
                 args=prepare(args),
             )
-        except (MNERError, ValueError, FileNotFoundError) as error:
-            if not (isinstance(error, MNERError) or _raised_here(error)):
+        except Exception as error:
+            message = _for_the_user(error)
+            if message is None:
                 raise
-            print(f"mner {args[0]}: {error}", file=sys.stderr)
+            print(f"mner {args[0]}: {message}", file=sys.stderr)
             return 2
 
 
-def _raised_here(error: Exception) -> bool:
-    """Whether our own code raised it, with a message for the user, not a user's class or a dependency."""
+def _for_the_user(error: BaseException) -> str | None:
+    """The message of an error that our own code raised about the input; None for any other error.
+
+    jsonargparse wraps what a constructor raises into a text about types; the error itself is then behind its own.
+    """
+    where = _raised_in(error)
+    if isinstance(error, MNERError) or (isinstance(error, (ValueError, FileNotFoundError)) and where == "mner"):
+        return str(error)
+    behind = error.__cause__ or error.__context__
+    return _for_the_user(behind) if where == "jsonargparse" and behind is not None else None
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package whose code raised an error: `mner`, `jsonargparse` or neither."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(mner.__file__).parent)
+    if not frames:
+        return ""
+    file = Path(frames[-1].filename)
+    packages = {"mner": mner.__file__, "jsonargparse": jsonargparse.__file__}
+    return next((name for name, start in packages.items() if file.is_relative_to(Path(start).parent)), "")

@@ -115,7 +115,7 @@ def save_visual_bert(folder: Path, tokenizer: str) -> Path:
     return folder
 
 
-def save_small_bert(folder: Path) -> Path:
+def save_small_bert(folder: Path, dropout: float = 0.1) -> Path:
     """One layer: fast enough to be trained many times."""
     return save_bert(
         folder,
@@ -126,6 +126,8 @@ def save_small_bert(folder: Path) -> Path:
             num_attention_heads=2,
             intermediate_size=48,
             max_position_embeddings=128,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         ),
     )
 

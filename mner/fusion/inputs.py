@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _TEXT_SETTINGS = ("context", "replace_urls", "max_length")
-_STORE_FACTS = ("kind", "encoder", "weights_hash")
+_STORE_FACTS = ("kind", "encoder", "width", "weights_hash")
 
 
 def check_inputs(module: FusionModule, data: MNERDataModule) -> None:

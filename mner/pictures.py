@@ -35,6 +35,7 @@ class Seen(NamedTuple):
 
     image: Tensor | None = None  # (3, s, s)
     regions: NDArray[np.floating[Any]] | None = None  # (r, f)
+    boxes: NDArray[np.float32] | None = None  # (r, 4) of detected regions, in pixels of the upright picture
 
 
 NOTHING = Seen()
@@ -104,14 +105,15 @@ class Sight:
         self.lacks = ""
         self._encoder = encoder
         self._weights = weights
-        own: ImageEncoder | None = getattr(model, "image_encoder", None)
+        self._grid: tuple[int, int] | None = None
+        self._own: ImageEncoder | None = getattr(model, "image_encoder", None)
         if not model.uses_image:
             self.lacks = f"the model ({type(model).__name__}) uses no image"
-        elif own is not None:
+        elif self._own is not None:
             if data and not data.get("images"):
                 self.lacks = "the model was trained without images"
             else:
-                self.transform = transform_for(own.name, data.get("image_size"))
+                self.transform = transform_for(self._own.name, data.get("image_size"))
         elif data.get("features"):
             self.meta = dict(data["features"])
             if self.meta["kind"] == "grid":
@@ -140,17 +142,29 @@ class Sight:
         encoder = self._made()
         found = [place for place, picture in enumerate(pictures) if picture is not None]
         chosen = [picture for picture in pictures if picture is not None]
+        boxes: list[NDArray[np.float32] | None] = [None] * len(chosen)
         if isinstance(encoder, RegionDetector):
-            features = [regions.features.numpy() for regions in encoder.detect(chosen)]
+            detected = encoder.detect(chosen)
+            features = [regions.features.numpy() for regions in detected]
+            boxes = [regions.boxes.numpy() for regions in detected]
         else:
             with torch.no_grad():
                 grids = encoder(torch.stack([self._pixels(picture) for picture in chosen]).to(self.device))
             features = list(grids.float().cpu().numpy())
         seen = [NOTHING] * len(pictures)
-        for place, some in zip(found, features, strict=True):
+        for place, some, where in zip(found, features, boxes, strict=True):
             # Rounded as the stored ones were.
-            seen[place] = Seen(regions=some.astype(self.meta["dtype"])) if len(some) else NOTHING
+            seen[place] = Seen(regions=some.astype(self.meta["dtype"]), boxes=where) if len(some) else NOTHING
         return seen
+
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the regions of a picture; None where they form no grid."""
+        encoder = self._encoder if self.meta is not None else self._own
+        if self.transform is None or not isinstance(encoder, ImageEncoder):
+            return None
+        if self._grid is None:
+            self._grid = encoder.grid(self.transform.size)
+        return self._grid
 
     def _pixels(self, picture: Image.Image) -> Tensor:
         if self.transform is None:

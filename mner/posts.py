@@ -137,6 +137,12 @@ class Tagged(list[Entity]):
         self.image_problem = image_problem
         self.context = tuple(context)
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from mner.show import entities_html
+
+        return entities_html(self.text, self)
+
 
 def _check_strings(value: Any, name: str) -> None:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):

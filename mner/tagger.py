@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from mner.data.tokenize import PostTokenizer
-from mner.decode import Decoder, Found, Section, readable
+from mner.decode import Decoder, Found, Section
 from mner.errors import CheckpointError
 from mner.fusion.base import FusionModule
-from mner.pictures import NOTHING, Opened, Seen, Sight, open_picture
+from mner.pictures import NOTHING, Sight
 from mner.posts import Context, Entity, Post, Tagged
+from mner.prepare import ImageWarning, Prepared, Preparer, tokenizer_of
 from mner.sweep import pick_device
-from mner.words import Splitter, Style, Word, split_words, style_of
+from mner.words import Splitter, Style, style_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,23 +24,14 @@ if TYPE_CHECKING:
     from mner.caption import Captioner
     from mner.encoders.image import ImageEncoder
     from mner.encoders.regions import RegionDetector
+    from mner.show import Rendering
 
 __all__ = ["Entity", "ImageWarning", "Post", "Tagged", "Tagger"]
-
-MAX_CONTEXT = 100
-"""Characters of context that are looked at for each piece that fits into the encoder."""
 
 SECTION = 10_000
 """Words that are decoded together; longer texts are cut."""
 
-KNOWN_WORDS = 50_000
-"""Distinct words and texts whose pieces are kept between batches."""
-
 AnyPost = Post | str | Sequence[str] | Mapping[str, Any]
-
-
-class ImageWarning(UserWarning):
-    """A picture that was given had no part in the tagging; the message says why."""
 
 
 class Tagger:
@@ -64,6 +55,7 @@ class Tagger:
 
     Attributes:
         labels: The BIO labels.
+        prepare: Makes of posts what the model takes: texts split, images opened, contexts found.
         sources: Names of the context sources that the model was trained with.
         scores: Scores that a shared model came with.
         licence: Licence that a shared model came with.
@@ -99,18 +91,14 @@ class Tagger:
         self.labels = list(model.labels)
         self.batch_size = batch_size
         self.data: dict[str, Any] = dict((model.restored or {}).get("data") or {})
-        self.sources: list[str] = list(self.data.get("context") or [])
-        self.tokenizer = tokenizer or _tokenizer(model, self.data)
+        self.tokenizer = tokenizer or tokenizer_of(model, self.data)
         self.decoder = Decoder(self.model, self.tokenizer, self.device)
         self.sight = Sight(model, self.data, self.device, encoder, image_weights)
-        self.words = words if words is not None else style_of(self.data.get("name"))
-        self._caption_place = self._place(caption_source)
-        if captioner is not None and not self.sources:
-            raise ValueError("Expected no `captioner`, since the model was trained without context, but got one")
-        self.captioner = captioner
+        style = words if words is not None else style_of(self.data.get("name"))
+        self.prepare = Preparer(self.data, self.tokenizer, self.sight, style, captioner, caption_source)
+        self.sources = self.prepare.sources
         self.scores: dict[str, float] = {}
         self.licence: str | None = None
-        self._told: set[str] = set()
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str], **options: Any) -> Self:
@@ -259,128 +247,46 @@ class Tagger:
             raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {size}")
         source = iter(posts)
         while batch := [Post.of(post) for post in islice(source, size)]:
-            yield from self._tag(batch, size)
+            yield from self.finish(self.prepare(batch), size)
+
+    def render(self, posts: Any, image: Any = None, context: Any = None, attention: bool = True) -> Rendering:
+        """Posts with their entities marked, their images, contexts, and where the model looked, as HTML.
+
+        Notebooks show it; `.save(path)` writes a page that needs nothing else.
+
+        Args:
+            posts: As for a call: a text, the words of a post, or a list of posts.
+            image: As for a call.
+            context: As for a call.
+            attention: Draw attention over the image, where the model has some.
+        """
+        from mner.show import render
+
+        if _is_list_of_posts(posts):
+            given = [Post.of(post) for post in posts]
+        elif isinstance(posts, (Post, Mapping)):
+            given = [Post.of(posts)]
+        else:
+            text, words = (posts, None) if isinstance(posts, str) else (None, posts)
+            given = [Post(text=text, words=words, image=image, context=context)]
+        return render(self, given, attention)
 
     # One batch of posts, from what was given to entities
 
-    def _tag(self, posts: Sequence[Post], batch_size: int) -> list[Tagged]:
-        self.tokenizer.forget(beyond=KNOWN_WORDS)
-        texts, words = zip(*(self._split(post) for post in posts), strict=True)
-        opened = [open_picture(post.image, self.sight.size) for post in posts]
-        opened, seen = self._see(opened)
-        contexts = self._contexts(posts)
+    def finish(self, prepared: Sequence[Prepared], batch_size: int | None = None) -> list[Tagged]:
+        """Tag what `prepare` made of posts."""
         sections = [
-            Section(number, words[number][start : start + SECTION], contexts[number], seen[number])
-            for number in range(len(posts))
-            for start in range(0, len(words[number]), SECTION)
+            Section(number, post.words[start : start + SECTION], post.context, post.seen)
+            for number, post in enumerate(prepared)
+            for start in range(0, len(post.words), SECTION)
         ]
-        found: list[list[Found]] = [[] for _ in posts]
-        for section, result in zip(sections, self.decoder(sections, batch_size), strict=True):
+        found: list[list[Found]] = [[] for _ in prepared]
+        for section, result in zip(sections, self.decoder(sections, batch_size or self.batch_size), strict=True):
             found[section.post].append(result)
-        return [
-            _tagged(
-                texts[number],
-                words[number],
-                found[number],
-                has_image=seen[number] is not NOTHING,
-                image_problem=opened[number].problem,
-                context=contexts[number],
-            )
-            for number in range(len(posts))
-        ]
-
-    def _split(self, post: Post) -> tuple[str, list[Word]]:
-        if post.words is not None:
-            text = " ".join(post.words)
-            words, start = [], 0
-            for word in post.words:
-                words.append(Word(word, start, start + len(word)))
-                start += len(word) + 1
-            return text, words
-        text = post.text or ""
-        return text, split_words(text, self.words) if isinstance(self.words, str) else list(self.words(text))
-
-    def _see(self, opened: Sequence[Opened]) -> tuple[list[Opened], list[Seen]]:
-        """What the model gets of each picture, and problems with them, of which the user is told."""
-        pictures = [one.picture for one in opened]
-        try:
-            seen = self.sight.see(pictures)
-        except CheckpointError as error:
-            self._tell_once(str(error), ImageWarning)
-            seen = [NOTHING] * len(pictures)
-        if self.sight.lacks and any(pictures):
-            self._tell_once(f"Images are not looked at: {self.sight.lacks}", ImageWarning)
-        for one in opened:
-            if one.problem:
-                warnings.warn(f"An image was not used: {one.problem}", ImageWarning, stacklevel=2)
-        unseen = self.sight.lacks or "nothing was found in it"
-        return [
-            Opened(None, unseen) if one.picture is not None and what is NOTHING else one
-            for one, what in zip(opened, seen, strict=True)
-        ], seen
-
-    # Context
-
-    def _place(self, name: str | None) -> int:
-        if name is not None and name not in self.sources:
-            raise ValueError(f"Expected `caption_source` to be one of the sources {self.sources}, but got {name!r}")
-        return self.sources.index(name) if name is not None else 0
-
-    def _contexts(self, posts: Sequence[Post]) -> list[tuple[str, ...]]:
-        """The texts of each post, one for each source."""
-        contexts = [self._in_order(post.context) for post in posts]
-        bare = [number for number, post in enumerate(posts) if self.sources and post.context is None]
-        if bare and self.captioner is not None:
-            self._caption(posts, bare, contexts)
-        elif bare:
-            self._tell_once(
-                f"The model was trained with context ({', '.join(self.sources)}), but there are posts without: give "
-                "their `context`, or a `captioner`, if it is captions"
-            )
-        return [tuple(texts) for texts in contexts]
-
-    def _in_order(self, context: Context) -> list[str]:
-        if not self.sources:
-            if context:
-                self._tell_once("Context is not read: the model was trained without")
-            return []
-        if context is None:
-            return [""] * len(self.sources)
-        if isinstance(context, Mapping):
-            unknown = sorted(set(context) - set(self.sources))
-            if unknown:
-                raise ValueError(f"Expected context of the sources {self.sources}, but got {unknown}")
-            texts = [context.get(source, "") for source in self.sources]
-        else:
-            texts = [context] if isinstance(context, str) else list(context)
-        if len(texts) > len(self.sources):
-            raise ValueError(
-                f"Expected a text for each of the sources {self.sources}, as in training, but got {len(texts)} texts"
-            )
-        most = MAX_CONTEXT * self.tokenizer.max_length
-        texts = [readable(text[:most].strip()) for text in texts]
-        return texts + [""] * (len(self.sources) - len(texts))
-
-    def _caption(self, posts: Sequence[Post], bare: Sequence[int], contexts: Sequence[list[str]]) -> None:
-        opened = [(number, open_picture(posts[number].image).picture) for number in bare]
-        pictures = {number: picture for number, picture in opened if picture is not None}
-        if not pictures:
-            return
-        if isinstance(self.captioner, str):
-            from mner.caption import Captioner
-
-            self.captioner = Captioner(self.captioner, device=str(self.device))
-        if self.captioner is not None:
-            for number, text in zip(pictures, self.captioner(list(pictures.values())), strict=True):
-                contexts[number][self._caption_place] = text
-
-    def _tell_once(self, message: str, kind: type[Warning] = UserWarning) -> None:
-        if message not in self._told:
-            self._told.add(message)
-            warnings.warn(message, kind, stacklevel=2)
+        return [_tagged(post, parts) for post, parts in zip(prepared, found, strict=True)]
 
 
-def _tagged(text: str, words: Sequence[Word], found: Sequence[Found], **facts: Any) -> Tagged:
+def _tagged(post: Prepared, found: Sequence[Found]) -> Tagged:
     entities: list[Entity] = []
     tags: list[str] = []
     for section in found:
@@ -388,24 +294,20 @@ def _tagged(text: str, words: Sequence[Word], found: Sequence[Found], **facts: A
         tags += section.tags
         for start, end, type_, score in section.entities:
             start, end = before + start, before + end
-            first, last = words[start].start, words[end - 1].end
-            entities.append(Entity(text[first:last], type_, first, last, round(score, 6), start, end))
-    return Tagged(entities, text=text, words=words, tags=tags, **facts)
+            first, last = post.words[start].start, post.words[end - 1].end
+            entities.append(Entity(post.text[first:last], type_, first, last, round(score, 6), start, end))
+    return Tagged(
+        entities,
+        text=post.text,
+        words=post.words,
+        tags=tags,
+        has_image=post.seen is not NOTHING,
+        image_problem=post.opened.problem,
+        context=post.context,
+    )
 
 
 def _is_list_of_posts(value: Any) -> bool:
     if isinstance(value, (str, Post, Mapping)) or not isinstance(value, Sequence):
         return False
     return any(not isinstance(element, str) or " " in element for element in value)
-
-
-def _tokenizer(model: FusionModule, data: Mapping[str, Any]) -> PostTokenizer:
-    if data.get("tokenizer"):
-        return PostTokenizer.from_files(data["tokenizer"], data.get("max_length"), data.get("replace_urls"))
-    name = model.hparams.get("text_encoder")
-    if isinstance(name, str):
-        return PostTokenizer(name)
-    raise CheckpointError(
-        "The checkpoint holds no tokeniser, since it was saved without a data module, and it does not name its text "
-        "encoder either; give `tokenizer`, the PostTokenizer of the training posts"
-    )

@@ -122,10 +122,9 @@ def test_same_as_predict_with_images(image_model, image_tagger, posts_folder, tm
     assert [one.image_problem for one in tagged] == ["", "", "missing", "not an image", "", ""]
     # The same picture as bytes; without the picture, other scores.
     assert image_tagger(list(posts[0].words), images[0].read_bytes()) == tagged[0]
-    emissions = [image_tagger(list(posts[0].words), image) for image in (images[0], None)]
-    assert emissions[0].has_image
-    assert not emissions[1].has_image
-    assert [e.score for e in emissions[0]] != [e.score for e in emissions[1]]
+    without = list(image_tagger.stream([list(post.words) for post in posts]))
+    assert not any(one.has_image for one in without)
+    assert [[e.score for e in one] for one in without] != [[e.score for e in one] for one in tagged]
 
 
 @pytest.mark.parametrize("regions", ["none", "random"])
@@ -353,7 +352,7 @@ def test_stream_reads_no_further_than_a_batch(text_tagger):
 
 def test_own_words_and_style(text_model):
     path = text_model[0]
-    assert Tagger.from_checkpoint(path, device="cpu").words == "twitter2017"  # that of the data
+    assert Tagger.from_checkpoint(path, device="cpu").prepare.style == "twitter2017"  # that of the data
     tagger = Tagger.from_checkpoint(path, words="twitter2015", device="cpu")
     assert [word.text for word in tagger("@Anna 1st").words] == ["@Anna", "1st"]
     tagger = Tagger.from_checkpoint(path, words=lambda text: [Word(text[1:3], 1, 3)], device="cpu")

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mner.prepare
 import mner.tagger
 from mner.data.tokenize import PostTokenizer
 from mner.decode import MAX_WORD, Section, stitch, windows
@@ -112,7 +113,7 @@ def test_huge_words_cost_little(tagger, bert_folder):
 
 
 def test_learnt_words_are_forgotten(tagger, monkeypatch):
-    monkeypatch.setattr(mner.tagger, "KNOWN_WORDS", 20)
+    monkeypatch.setattr(mner.prepare, "KNOWN_WORDS", 20)
     sizes = [len(tagger.tokenizer._words) for _ in tagger.stream((f"x{n} y{n}" for n in range(200)), 4)]
     assert max(sizes) <= 20 + 8
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
@@ -16,6 +17,13 @@ from mner.data.tokenize import PostTokenizer, PostTooLongError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+CHUNK = 20_000
+"""Posts that are tokenised together."""
+
+KNOWN = 200_000
+"""Distinct words and texts whose pieces are kept from one chunk to the next; a million tweets have far more."""
 
 
 class Regions(Protocol):
@@ -118,24 +126,28 @@ class MNERDataset(Dataset[Item]):
         return found if len(found) else None
 
     def _tokenize(self, tokenizer: PostTokenizer) -> None:
-        tokenizer.learn(
-            (word for example in self.examples for word in example.words),
-            (text for example in self.examples for text in example.context if text),
-        )
-        ids, starts, post_lengths = [], [], []
-        for example in self.examples:
-            try:
-                pieces = tokenizer.encode(example.words, example.context)
-            except PostTooLongError as error:
-                raise ValueError(f"Post {example.id!r}: {error}") from None
-            ids.append(pieces.ids)
-            starts.append(pieces.word_starts)
-            post_lengths.append(pieces.post_length)
-        self._token_ids = np.concatenate(ids) if ids else np.zeros(0, np.int32)
-        self._word_starts = np.concatenate(starts) if starts else np.zeros(0, np.int32)
-        self._post_lengths = np.asarray(post_lengths, dtype=np.int32)
-        self._token_ends = np.concatenate(([0], np.cumsum([len(part) for part in ids], dtype=np.int64)))
-        self._word_ends = np.concatenate(([0], np.cumsum([len(part) for part in starts], dtype=np.int64)))
+        # Flat and growing: an array object for each of a million posts would take more memory than what is in it.
+        ids, starts, post_lengths = array("i"), array("i"), array("i")
+        token_ends, word_ends = array("q", [0]), array("q", [0])
+        for begin in range(0, len(self.examples), CHUNK):
+            chunk = self.examples[begin : begin + CHUNK]
+            tokenizer.forget(beyond=KNOWN)
+            tokenizer.learn(
+                (word for example in chunk for word in example.words),
+                (text for example in chunk for text in example.context if text),
+            )
+            for example in chunk:
+                try:
+                    pieces, word_starts, post_length = tokenizer.encode_plain(example.words, example.context)
+                except PostTooLongError as error:
+                    raise ValueError(f"Post {example.id!r}: {error}") from None
+                ids.extend(pieces)
+                starts.extend(word_starts)
+                post_lengths.append(post_length)
+                token_ends.append(len(ids))
+                word_ends.append(len(starts))
+        self._token_ids, self._word_starts, self._post_lengths = map(_int32, (ids, starts, post_lengths))
+        self._token_ends, self._word_ends = (np.frombuffer(ends, dtype=np.int64) for ends in (token_ends, word_ends))
 
     def _index_tags(self, index: Mapping[str, int]) -> None:
         self._tags = np.zeros(len(self._word_starts), dtype=np.int32)
@@ -150,3 +162,7 @@ class MNERDataset(Dataset[Item]):
                 )
             begin, end = self._word_ends[number], self._word_ends[number + 1]
             self._tags[begin:end] = [index[tag] for tag in example.tags]
+
+
+def _int32(numbers: array[int]) -> NDArray[np.int32]:
+    return np.frombuffer(numbers, dtype=np.int32)  # no copy; "i" has 4 bytes wherever torch runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from os import PathLike
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from mner.errors import DataFormatError, DataNotFoundError
@@ -95,7 +96,7 @@ def string_list(path: str | PathLike[str], number: int, record: dict[str, Any], 
     for element in value:
         if not isinstance(element, str):
             raise DataFormatError(path, number, f"{json_type(element)} among {key!r}", "a list of strings")
-    return tuple(value)
+    return tuple(map(intern, value))  # the same few words again and again: half of the memory of a large file
 
 
 def check_tag(path: str | PathLike[str], number: int, tag: str, known: set[str]) -> None:

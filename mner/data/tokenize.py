@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +17,7 @@ from mner.errors import CheckpointError
 from mner.pretrained import locate
 
 URL = re.compile(r"(https?://|www\.)\S+", re.IGNORECASE)
+IDS_ALONE = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
 Ints = NDArray[np.int32]
 
 
@@ -82,13 +84,13 @@ class PostTokenizer:
         for start in range(0, len(new_words), 10_000):
             chunk = new_words[start : start + 10_000]
             shown = [[self._shown(word)] for word in chunk]
-            encoded = self.tokenizer(shown, is_split_into_words=True, add_special_tokens=False)["input_ids"]
+            encoded = self.tokenizer(shown, is_split_into_words=True, **IDS_ALONE)["input_ids"]
             for word, ids in zip(chunk, encoded, strict=True):
                 self._words[word] = tuple(ids) or self._unknown
         new_texts = [text for text in dict.fromkeys(texts) if text not in self._texts]
         for start in range(0, len(new_texts), 1_000):
             chunk = new_texts[start : start + 1_000]
-            encoded = self.tokenizer(chunk, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            encoded = self.tokenizer(chunk, truncation=False, verbose=False, **IDS_ALONE)["input_ids"]
             # A text longer than the model can never be used whole: keep what can be.
             self._texts.update((text, tuple(ids[: self.max_length])) for text, ids in zip(chunk, encoded, strict=True))
 
@@ -98,30 +100,38 @@ class PostTokenizer:
         Raises:
             PostTooLongError: If the post has more words than fit, even with one piece each.
         """
+        self.learn(words, context)
+        ids, starts, post_length = self.encode_plain(words, context)
+        return Pieces(np.asarray(ids, dtype=np.int32), np.asarray(starts, dtype=np.int32), post_length)
+
+    def encode_plain(self, words: Sequence[str], context: Sequence[str] = ()) -> tuple[list[int], list[int], int]:
+        """As `encode`, in lists, of words and texts that were learnt: for a million posts one after the other.
+
+        Raises:
+            PostTooLongError: If the post has more words than fit, even with one piece each.
+        """
         if not words:
             raise ValueError("Expected a post of at least one word, but got none")
-        self.learn(words, context)
         pieces = [self._words[word] for word in words]
-        texts = [self._texts[text] for text in context if text]
-        texts = [text for text in texts if text]
+        texts = [found for text in context if text and (found := self._texts[text])]
         room = self.room
-        if sum(map(len, pieces)) > room:
+        ids = [*self._before, *chain.from_iterable(pieces)]
+        if len(ids) - len(self._before) > room:
             pieces = _shorten_words(pieces, room)
-        post = [piece for word in pieces for piece in word]
-        # Special tokens around each context text are counted before the texts are cut.
-        fixed = len(self._before) + len(self._between) + len(self._after) * len(texts)
-        texts = _cut_longest(texts, self.max_length - fixed - len(post))
-        lengths = [len(word) for word in pieces]
-        starts = np.concatenate(([0], np.cumsum(lengths[:-1], dtype=np.int64))) + len(self._before)
-        ids = [*self._before, *post]
+            ids = [*self._before, *chain.from_iterable(pieces)]
+        starts = list(accumulate(map(len, pieces[:-1]), initial=len(self._before)))
         post_length = len(ids) + len(self._single_after)
+        if texts:
+            # Special tokens around each context text are counted before the texts are cut.
+            fixed = len(self._between) + len(self._after) * len(texts)
+            texts = _cut_longest(texts, self.max_length - fixed - len(ids))
         if texts:
             ids += self._between
             for text in texts:
                 ids += [*text, *self._after]
         else:
             ids += self._single_after
-        return Pieces(np.asarray(ids, dtype=np.int32), starts.astype(np.int32), post_length)
+        return ids, starts, post_length
 
     @property
     def room(self) -> int:

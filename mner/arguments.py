@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from mner.errors import MNERError
-from mner.fusion.checkpoint import KEY, read_checkpoint
+from mner.fusion.base import FusionModule
+from mner.fusion.checkpoint import KEY, import_class, read_checkpoint
 
 LINKED = {
     "data.text_encoder": "model.text_encoder (a tokeniser of another name is data.tokenizer)",
@@ -26,7 +27,8 @@ def prepare(args: list[str]) -> list[str]:
 
     Raises:
         MNERError: If an argument is given that would be dropped.
-        CheckpointError: If the model has to come from the checkpoint and that is not one of ours.
+        CheckpointError: If the model has to come from the checkpoint and that is not one of ours, or of a class that
+            cannot be imported.
     """
     given = {_short(key): value for key, value in _given(args[1:], args[0])}
     for key, source in LINKED.items():
@@ -45,6 +47,7 @@ def prepare(args: list[str]) -> list[str]:
             "the checkpoint says which model it is, but not where the data are; give --config, or "
             f"--data {known} --data.root FOLDER (and images, features or context, as in training)"
         )
+    import_class(content[KEY]["class"], FusionModule)  # says more than jsonargparse where it cannot be imported
     model = {"class_path": content[KEY]["class"], "init_args": stored_arguments(content)}
     return [args[0], f"--model={json.dumps(model)}", *args[1:]]
 

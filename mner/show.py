@@ -53,8 +53,8 @@ STYLE = """
 .mner mark i { font-size: 0.7em; font-style: normal; margin-left: 0.35em; vertical-align: middle; }
 .mner .beside { font-size: 0.85em; line-height: 1.4; color: #444; margin: 0.3em 0; overflow-wrap: anywhere; }
 .mner .pictures { display: flex; flex-wrap: wrap; gap: 0.8em; margin-top: 0.5em; }
-.mner figure { margin: 0; max-width: 320px; }
-.mner img { display: block; max-width: 100%; }
+.mner figure { margin: 0; width: min-content; min-width: 12em; }
+.mner img { display: block; max-width: min(320px, 90vw); }
 .mner figcaption { font-size: 0.8em; line-height: 1.4; color: #444; overflow-wrap: anywhere; }
 """
 
@@ -233,7 +233,7 @@ def _marked(text: str, entities: Sequence[Entity]) -> str:
         parts.append(_text(text[end : entity.start]))
         parts.append(
             f"<mark style='background: {ground}' title='{_text(entity.type)}, probability {entity.score:.3f}'>"
-            f"{_text(entity.text)}<b>{_text(entity.type)}</b><i>{100 * entity.score:.0f} %</i></mark>"
+            f"{_text(entity.text)}<b>{_text(entity.type)}</b><i>{100 * entity.score:.0f}&nbsp;%</i></mark>"
         )
         end = entity.end
     parts.append(_text(text[end:]))

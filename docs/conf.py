@@ -12,6 +12,8 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
+highlight_language = "none"  # blocks without a language are formulas and listings of folders
+
 # Docstrings put code in single backquotes, as Markdown does.
 default_role = "code"
 autodoc_member_order = "bysource"
@@ -20,8 +22,11 @@ autodoc_typehints_description_target = "documented"  # as the Args sections have
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_custom_sections = [("Shapes", "notes_style")]
 
 html_theme = "furo"
 html_title = f"mner {mner.__version__}"
+html_static_path = ["_static"]
+html_css_files = ["mner.css"]
 html_show_sphinx = False

@@ -75,7 +75,9 @@ class Images:
         return (path, "") if inside else (None, "outside of the folder of images")
 
 
-def from_lines(stream: BinaryIO, name: str, images: Images, sources: Sequence[Texts] = ()) -> Iterator[Given]:
+def from_lines(
+    stream: BinaryIO, name: str, images: Images, sources: Sequence[Texts] = (), first: int = 1
+) -> Iterator[Given]:
     """Posts of JSON lines: `{"id"?, "text" or "tokens", "image"?, "context"?}`; `image_id` does for `image`.
 
     Args:
@@ -83,8 +85,9 @@ def from_lines(stream: BinaryIO, name: str, images: Images, sources: Sequence[Te
         name: What the input is called in messages.
         images: Where the images are.
         sources: Context of posts that bring none.
+        first: Number of the first line, where the stream is a part of a file.
     """
-    for number, raw in enumerate(_lines(stream), start=1):
+    for number, raw in enumerate(_lines(stream), start=first):
         if raw is None:
             error = f"a line of more than {MAX_BYTES} bytes; expected one post a line"
             yield Given(None, number, f"line {number}", error=error)

@@ -67,6 +67,8 @@ def test_config_runs(path, folder, monkeypatch, capsys):
         arguments += ["--model.image_encoder=test_resnet", "--model.image_weights=null", "--data.image_size=32"]
     if config["data"]["class_path"] == "SampleDataModule":
         arguments += ["--data.train=30"]
+    if "devices" in config["trainer"]:  # tests of several processes are elsewhere
+        arguments += ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
     cli = main(["fit", "--config", str(path), *arguments, "--trainer.fast_dev_run=true"])
     assert cli != 2, capsys.readouterr().err
     assert type(cli.model).__name__ == config["model"]["class_path"]

@@ -66,10 +66,10 @@ class TextEncoder(nn.Module):
 
 def first_pieces(states: Tensor, word_starts: Tensor) -> Tensor:
     """The vector of each word's first piece: states (b, t, d), word_starts (b, w) -> (b, w, d)."""
-    b, t, _ = states.shape
+    b, t, d = states.shape
     rows = word_starts + torch.arange(b, device=word_starts.device)[:, None] * t  # (b, w), in (b * t)
     # Whole rows are copied, forth and back: 1.7 times as fast on a CPU as a gather of single numbers.
-    return states.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, (b, -1))
+    return states.reshape(b * t, d).index_select(0, rows.flatten()).view(b, -1, d)
 
 
 def _build(name: str | dict[str, Any]) -> Any:

@@ -90,9 +90,12 @@ class MNERCLI(LightningCLI):
 
         Lightning's own puts every stored argument over the given ones, also the class, and says nothing of it.
         """
-        config = self.config[self.config["subcommand"]]
+        command = self.config["subcommand"]
+        config = self.config[command]
         path = config.get("ckpt_path")
         self.checkpoint: dict[str, Any] | None = None
+        if not path and command != "fit":
+            log.warning("No --ckpt_path was given: this is a model that was not trained")
         if not path or str(path) in NO_FILES or "://" in str(path):
             return
         self.checkpoint = read_checkpoint(path)
@@ -139,6 +142,9 @@ class MNERCLI(LightningCLI):
         data = self.datamodule
         if isinstance(data, MNERDataModule):
             print("Data fingerprints: " + ", ".join(f"{name} {value}" for name, value in data.fingerprints.items()))
+        if self.trainer.log_dir is not None:
+            config = Path(self.trainer.log_dir) / "config.yaml"
+            print(f"Next: mner test --config {config} --ckpt_path {best.best_model_path}")
 
 
 def _folder_of(checkpoint: dict[str, Any], path: str) -> str | None:

@@ -172,6 +172,19 @@ def test_a_loaded_model_keeps_what_the_checkpoint_said(here, tmp_path, text_chec
     assert again.hparams == loaded.hparams
 
 
+def test_a_loaded_model_trains_on_with_dropout(here, text_checkpoint):
+    loaded = FusionModule.load_from_checkpoint(text_checkpoint[0])
+    modes = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            modes.append(all(module.training for module in pl_module.modules()))
+
+    trainer = pl.Trainer(**SILENT, max_steps=1, enable_checkpointing=False, callbacks=[Watch()])
+    trainer.fit(loaded, datamodule=Twitter2017DataModule("data", text_encoder="bert"))
+    assert modes == [True]
+
+
 def test_a_class_of_ones_own(here, tmp_path, capsys):
     path, cli = fit(tmp_path, "--model=own_fusion.Own", "--model.text_encoder=bert", "--model.factor=3")
     loaded = FusionModule.load_from_checkpoint(path)

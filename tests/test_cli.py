@@ -88,6 +88,9 @@ def test_fit_keeps_the_best_checkpoint_and_says_so(work, monkeypatch, capsys):
     assert f"Checkpoint: {folder / 'best.ckpt'}" in out
     assert re.search(r"train [0-9a-f]{16}, valid [0-9a-f]{16}", out)
     assert cli.trainer.gradient_clip_val == 1.0
+    command = re.search(r"Next: mner (.*)", out).group(1)
+    assert main([*command.split(), *QUIET]) != 2, "what it says comes next works"
+    assert "SpanF1 and seqeval agree." in capsys.readouterr().out
 
 
 def scores(table):
@@ -137,6 +140,43 @@ def test_test_takes_the_model_from_the_checkpoint(best, fitted, capsys):
 def test_a_checkpoint_does_not_say_where_the_data_are(best, capsys):
     line = fails(capsys, "test", "--ckpt_path", best, *QUIET)
     assert "--data Twitter2017DataModule --data.root" in line
+
+
+def test_an_untrained_model_is_told(here, caplog):
+    main(["validate", *TEXT, *DATA, *QUIET])
+    assert "No --ckpt_path was given" in caplog.text
+
+
+def test_posts_without_gold_cannot_be_scored(best, work, tmp_path, capsys):
+    root = copy_of(work / "data", tmp_path / "data")
+    (root / "test.txt").unlink()
+    (root / "test.jsonl").write_text('{"id": "x", "image_id": "2000", "tokens": ["Anna", "sings"]}\n')
+    data = (DATA[0], f"--data.root={root}")
+    assert "Expected gold tags" in fails(capsys, "test", f"--ckpt_path={best}", *data, *QUIET)
+    main(["predict", f"--ckpt_path={best}", *data, *QUIET, f"--output={tmp_path / 'out.jsonl'}"])
+    (post,) = read_predictions(tmp_path / "out.jsonl").posts
+    assert post.gold is None
+    assert post.words == ("Anna", "sings")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision(here, precision):
+    """The store's float16, the model's bfloat16 and the CRF's float32 meet."""
+    model = ("--model=VisualAttention", "--model.text_encoder=bert", "--data.features=regions")
+    cli = main(["fit", *model, *DATA, *QUIET, f"--trainer.precision={precision}", "--trainer.fast_dev_run=true"])
+    assert cli.trainer.callback_metrics["train/loss"].isfinite()
+
+
+def test_stored_features_take_the_place_of_the_image_encoder(here, tmp_path):
+    """What the configs with an image encoder say of `mner features`."""
+    store = ["--encoder=test_resnet", "--weights=random", "--num_workers=0", f"--out={tmp_path / 'grid'}"]
+    main(["features", "--images=data/images", *store])
+    config = README.parent / "examples" / "configs" / "twitter2017" / "exp2.2_bert_vam_crf.yaml"
+    instead = ["--model.image_encoder=null", "--data.images=null", f"--data.features={tmp_path / 'grid'}"]
+    mine = ["--model.text_encoder=bert", "--data.root=data", *QUIET, "--trainer.fast_dev_run=true"]
+    cli = main(["fit", f"--config={config}", *instead, *mine])
+    assert cli.model.region_width == cli.datamodule.store.width
+    assert cli.model.image_encoder is None
 
 
 def test_other_text_settings_than_in_training_are_told(best, caplog):

@@ -225,6 +225,8 @@ class FusionModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse data that do not bring what the model was built for."""
+        if stage == "fit" and self.restored is not None and not self.training:
+            self.train()  # a loaded module is in evaluation mode, and Lightning would train it so, without dropout
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, MNERDataModule):
             check_inputs(self, data)

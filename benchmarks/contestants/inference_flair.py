@@ -1,0 +1,56 @@
+"""Inference with flair's SequenceTagger on raw text. One turn is all posts once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+import flair
+import torch
+from flair.data import Dictionary, Sentence
+from flair.embeddings import TransformerWordEmbeddings
+from flair.models import SequenceTagger
+from turns import turn
+
+
+def main() -> None:
+    """Read the arguments, take turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("posts")
+    parser.add_argument("encoder")
+    parser.add_argument("--batch", type=int, default=32)
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    flair.device = torch.device("cpu")
+    flair.set_seed(0)
+    with open(options.posts, encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    types = Dictionary(add_unk=False)
+    types.span_labels = True
+    for type_ in sorted({tag[2:] for record in records for tag in record["tags"] if tag != "O"}):
+        types.add_item(type_)
+    tagger = SequenceTagger(
+        hidden_size=256,
+        embeddings=TransformerWordEmbeddings(
+            options.encoder, layers="-1", subtoken_pooling="first", fine_tune=True, use_context=False
+        ),
+        tag_dictionary=types,
+        tag_type="ner",
+        use_crf=True,
+        use_rnn=False,
+        reproject_embeddings=False,
+    )
+    with torch.no_grad():
+        tagger.linear.bias[tagger.label_dictionary.get_idx_for_item("O")] += 2  # as after training
+    tagger.eval()
+    texts = [" ".join(record["words"]) for record in records]
+    turn()
+    while True:
+        sentences = [Sentence(text) for text in texts]
+        tagger.predict(sentences, mini_batch_size=options.batch)
+        turn(posts=len(sentences), entities=sum(len(sentence.get_spans("ner")) for sentence in sentences))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Inference with mner: the evaluation loop on posts of words, or `Tagger` on raw text. One turn is all posts once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import warnings
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+from turns import turn
+
+from mner.data.batch import Example
+from mner.data.collate import Batches, BucketSampler, Collate
+from mner.data.dataset import MNERDataset
+from mner.data.tokenize import PostTokenizer
+from mner.fusion import TextOnly
+from mner.tagger import Tagger
+
+
+def main() -> None:
+    """Read the arguments, take turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("posts")
+    parser.add_argument("encoder")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--loop", action="store_true", help="the evaluation loop")
+    parser.add_argument("--bf16", action="store_true")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    with open(options.posts, encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    posts = [Example(str(number), None, tuple(r["words"]), tuple(r["tags"])) for number, r in enumerate(records)]
+    found = {tag for post in posts for tag in post.tags or ()} | {"O"}
+    labels = sorted(found, key=lambda tag: (tag != "O", tag[2:], tag))
+    torch.manual_seed(0)
+    model = TextOnly(labels, text_encoder=options.encoder)
+    with torch.no_grad():
+        model.head.bias[0] += 2  # most words are no entities, as after training
+    tokenizer = PostTokenizer(options.encoder, max_length=128)
+    if not options.loop:
+        tagger = Tagger(model, tokenizer=tokenizer, batch_size=options.batch, device="cpu", words="twitter2017")
+        texts = [" ".join(record["words"]) for record in records]
+        turn()
+        while True:
+            with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+                entities = [len(tagged) for tagged in tagger.stream(texts)]
+            turn(posts=len(entities), entities=sum(entities))
+    dataset = MNERDataset(posts, labels, tokenizer)
+    loader: Any = DataLoader(
+        Batches(dataset),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=BucketSampler(dataset.lengths, options.batch, shuffle=False),
+        collate_fn=Collate(tokenizer.pad_id),
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        precision="bf16-mixed" if options.bf16 else "32-true",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=False,
+    )
+    turn()
+    while True:
+        trainer.validate(model, loader, verbose=False)
+        turn(posts=len(posts))
+
+
+if __name__ == "__main__":
+    main()

@@ -55,8 +55,27 @@ def save_model(
     """
     from safetensors.torch import save_file
 
+    from mner.card import model_card
+
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
+    config = save_parts(model, place, scores, licence, tokenizer)
+    # Each tensor on its own: safetensors refuses those that share memory.
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    save_file(state, place / WEIGHTS, metadata={"format": "pt"})
+    (place / CARD).write_text(model_card(config), encoding="utf-8")
+    return place
+
+
+def save_parts(
+    model: FusionModule,
+    place: Path,
+    scores: Scores | None,
+    licence: str | None,
+    tokenizer: PostTokenizer | None,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write everything but the weights and the card: `config.json` (with `more` in it) and the tokeniser's files."""
     checkpoint: dict[str, Any] = {}
     write_extras(model, checkpoint)
     facts = checkpoint[KEY]
@@ -74,6 +93,7 @@ def save_model(
         raise CheckpointError(f"Expected plain names of tokeniser files, other than {CONFIG}, but got {sorted(files)}")
     config = {
         "mner_model": FORMAT,
+        **(more or {}),
         **facts,
         "data": data,
         "text_config": _public(facts["text_config"]),
@@ -82,16 +102,10 @@ def save_model(
         "scores": {name: round(float(value), 6) for name, value in (scores or {}).items()},
         "licence": licence,
     }
-    # Each tensor on its own: safetensors refuses those that share memory.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    save_file(state, place / WEIGHTS, metadata={"format": "pt"})
     for name, content in files.items():
         (place / name).write_text(content, encoding="utf-8")
     (place / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    from mner.card import model_card
-
-    (place / CARD).write_text(model_card(config), encoding="utf-8")
-    return place
+    return config
 
 
 def load_model(name: str | os.PathLike[str], revision: str | None = None, token: str | None = None) -> Shared:
@@ -108,10 +122,10 @@ def load_model(name: str | os.PathLike[str], revision: str | None = None, token:
         CheckpointError: If there is no such model, or it cannot be used.
     """
     folder = Path(name) if Path(name).is_dir() else _download(str(name), revision, token)
-    config = _config(folder)
+    config = read_config(folder)
     _check_class(str(config["class"]))
     data = dict(config.get("data") or {})
-    data["tokenizer"] = {file: _read(folder, file) for file in config["tokenizer_files"]}
+    data["tokenizer"] = {file: read_file(folder, file) for file in config["tokenizer_files"]}
     facts = {key: config.get(key) for key in ("class", "version", "seed", "text_config")} | {"data": data}
     checkpoint = {KEY: facts, "hyper_parameters": config["hyper_parameters"], "state_dict": _weights(folder)}
     try:
@@ -211,9 +225,14 @@ def _download(name: str, revision: str | None, token: str | None) -> Path:
         ) from error
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a saved model.
+
+    Raises:
+        CheckpointError: If it is none of ours.
+    """
     try:
-        config = json.loads(_read(folder, CONFIG))
+        config = json.loads(read_file(folder, CONFIG))
         good = config["mner_model"] == FORMAT and isinstance(config["hyper_parameters"], dict)
         good = good and all(isinstance(config[key], str) for key in ("class", "version"))
         good = good and isinstance(config["text_config"], dict) and isinstance(config["tokenizer_files"], list)
@@ -227,8 +246,12 @@ def _config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _read(folder: Path, name: object) -> str:
-    """A file of the folder itself."""
+def read_file(folder: Path, name: object) -> str:
+    """A text file of the folder itself.
+
+    Raises:
+        CheckpointError: If it has no plain name, or cannot be read.
+    """
     if not isinstance(name, str) or not name or Path(name).name != name:
         raise CheckpointError(f"Expected plain names of files in {folder}, but got {name!r}")
     try:

@@ -144,6 +144,23 @@ class Tagger:
         return tagger
 
     @classmethod
+    def from_onnx(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
+        """A tagger that runs an exported model with ONNX Runtime.
+
+        Args:
+            folder: What `mner export` wrote.
+            options: As for `Tagger`.
+
+        Raises:
+            MissingDependencyError: If ONNX Runtime is not installed.
+            CheckpointError: If the folder holds no exported model.
+        """
+        from mner.export import Exported
+
+        model: Any = Exported(folder)
+        return cls(model, **options, device="cpu")
+
+    @classmethod
     def load(cls, name: str | os.PathLike[str], **options: Any) -> Self:
         """A tagger from a checkpoint's file, a shared model's folder, or the Hub: whichever `name` is.
 

@@ -40,6 +40,7 @@ class Batch(TypedDict, total=False):
     regions: Tensor  # (b, r, f) stored features instead of `image`
     region_mask: Tensor  # (b, r) bool
     has_image: Tensor  # (b,) bool
+    characters: Tensor  # (b, w, c) of `words`; absent where the model makes them itself
     words: list[tuple[str, ...]]
     id: list[str]
     image_id: list[str | None]

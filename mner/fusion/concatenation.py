@@ -101,7 +101,9 @@ class Concatenation(FusionModule):
     def encode(self, batch: Batch) -> Tensor:
         """Words with their characters (b, w, d + d_c)."""
         words = super().encode(batch)
-        ids = characters_to_ids(batch["words"], words.shape[1]).to(words.device)
+        ids = batch.get("characters")  # an exported model is given them: a graph reads no words
+        if ids is None:
+            ids = characters_to_ids(batch["words"], words.shape[1]).to(words.device)
         return torch.cat([words, self.characters(ids)], -1)
 
     def fuse(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:

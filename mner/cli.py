@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "tag": "mner.tag:tag",
     "show": "mner.show:show",
     "export": "mner.export:export",
+    "demo": "mner.demo:demo",
     "compare": "mner.analysis.commands:compare_command",
     "analyze": "mner.analysis.commands:analyze_command",
     "probe": "mner.analysis.modality:probe_command",
@@ -27,7 +28,7 @@ COMMANDS: dict[str, str] = {
 """Command -> `module:function`; imported when called, run by jsonargparse from its type hints."""
 
 POSITIONAL = (
-    *("tag", "show", "export", "compare", "analyze", "benchmark", "probe", "attention"),
+    *("tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention"),
     *("data stats", "data verify", "data download"),
 )
 """Commands whose required parameters are given by place: files and folders. The others name them all."""

@@ -188,7 +188,7 @@ class Sink:
             problem = given.image_problem or result.image_problem
             text = _conll(given, result) if self.format == "conll" else _json(given, result, problem)
             if text:
-                self.problems[problem] += bool(problem)
+                self.problems.update([problem] if problem else [])
                 self.counts["tagged"] += 1
                 self._out.write(text.encode())
                 return

@@ -146,7 +146,7 @@ def test_a_post_that_cannot_be_tagged(tmp_path, checkpoint, monkeypatch):
     ]
 
 
-def test_images_stay_in_their_folder(tmp_path, image_checkpoint):
+def test_images_stay_in_their_folder(tmp_path, image_checkpoint, capsys):
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
     picture = Image.new("RGB", (70, 70), (200, 10, 10))
@@ -185,6 +185,9 @@ def test_images_stay_in_their_folder(tmp_path, image_checkpoint):
         assert record["has_image"] == (not problem), name
         assert record.get("image_problem", "").startswith(problem), name
     assert "image_problem" not in found[-1]
+    said = capsys.readouterr().err
+    assert f"{sum(map(bool, names.values()))} images were not used (outside of the folder of images: 6, " in said
+    assert ": 0" not in said.partition("images were not used")[2]
     # Without a folder no image is opened.
     out = tmp_path / "out2.jsonl"
     tag(given, image_checkpoint, str(out), device="cpu")

@@ -127,5 +127,6 @@ def test_the_command_line(folder):
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert said.count("Best valid F1") == 1
+    assert "sync_dist" not in said, "a warning for each score"
     assert said.count("TextOnly uses no images") == 1, "said by the first process only"
     assert (folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt").is_file()

@@ -315,7 +315,8 @@ class FusionModule(pl.LightningModule):
             metric = self.metrics[f"{stage}_{mode}"]
             prefix = f"{stage}/" if mode == "lenient" else f"{stage}/strict/"
             for name, value in metric.compute().items():
-                self.log(prefix + name, value, prog_bar=prefix + name == f"{stage}/f1")
+                # The same in each process; sync_dist only tells Lightning so, which else warns of each of them.
+                self.log(prefix + name, value, prog_bar=prefix + name == f"{stage}/f1", sync_dist=True)
             metric.reset()
 
     def _names(self, paths: list[list[int]], lengths: list[int] | None = None) -> list[list[str]]:

@@ -142,8 +142,8 @@ class MNERCLI(LightningCLI):
         data = self.datamodule
         if isinstance(data, MNERDataModule):
             print("Data fingerprints: " + ", ".join(f"{name} {value}" for name, value in data.fingerprints.items()))
-        if self.trainer.log_dir is not None:
-            config = Path(self.trainer.log_dir) / "config.yaml"
+        config = Path(best.best_model_path).parent.parent / "config.yaml"
+        if config.is_file():
             print(f"Next: mner test --config {config} --ckpt_path {best.best_model_path}")
 
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mner.errors import DataFormatError, DataNotFoundError, MNERError
 from mner.given import Given, Images, from_folder, from_lines, sources_of, text_files
 from mner.posts import Post, Tagged
-from mner.tagger import ImageWarning, Tagger
+from mner.tagger import AHEAD, ImageWarning, Tagger
 
 Format = Literal["jsonl", "conll"]
 STANDARD = "-"
@@ -91,7 +91,9 @@ def tag(
         progress = stack.enter_context(Progress(*columns, console=Console(file=sys.stderr)))
         bar = progress.add_task("", total=total)
         try:
-            run(tagger, given, sink, advance=lambda count: progress.update(bar, advance=count))
+            # Lines that come one by one are tagged as soon as there is a batch of them.
+            ahead = 1 if input == STANDARD else AHEAD
+            run(tagger, given, sink, lambda count: progress.update(bar, advance=count), ahead)
         except BrokenPipeError:
             # Whoever read the output has gone, as `head` does. Python would complain once more when it flushes.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,25 +105,27 @@ def tag(
     return 0
 
 
-def run(tagger: Tagger, given: Iterable[Given], sink: Sink, advance: Any = lambda count: None) -> None:
-    """Tag what is given and write it, a batch at a time, in order; what the sink holds already is left out."""
+def run(
+    tagger: Tagger, given: Iterable[Given], sink: Sink, advance: Any = lambda count: None, ahead: int = AHEAD
+) -> None:
+    """Tag what is given and write it, some batches at a time, in order; what the sink holds already is left out."""
     source = iter(given)
-    while batch := list(islice(source, tagger.batch_size)):
+    while batch := list(islice(source, tagger.batch_size * ahead)):
         fresh = [fresh for one in batch if (fresh := sink.takes(one)) is not None]
         posts = [one.post for one in fresh if one.post is not None]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ImageWarning)  # each is in the output
-            tagged = iter(_tagged(tagger, posts))
+            tagged = iter(_tagged(tagger, posts, ahead))
         for one in fresh:
             sink.write(one, next(tagged) if one.post is not None else one.error)
         sink.flush()
         advance(len(batch))
 
 
-def _tagged(tagger: Tagger, posts: Sequence[Post]) -> list[Tagged | str]:
+def _tagged(tagger: Tagger, posts: Sequence[Post], ahead: int = 1) -> list[Tagged | str]:
     """The entities of each post, or why it could not be tagged."""
     try:
-        return list(tagger.stream(posts))
+        return list(tagger.stream(posts, ahead=ahead))
     except Exception as error:  # whatever it is, the other posts are to be tagged
         if len(posts) == 1:
             return [f"it could not be tagged: {type(error).__name__}: {error}"]

@@ -127,11 +127,11 @@ def test_a_post_that_cannot_be_tagged(tmp_path, checkpoint, monkeypatch):
     tagger = Tagger.from_checkpoint(checkpoint, device="cpu", batch_size=3)
     stream = tagger.stream
 
-    def brittle(posts):
+    def brittle(posts, **options):
         posts = list(posts)
         if any("poison" in post.text for post in posts):
             raise RuntimeError("no \ud800 luck")
-        return stream(posts)
+        return stream(posts, **options)
 
     monkeypatch.setattr(tagger, "stream", brittle)
     given = write(tmp_path / "posts.jsonl", *({"text": text} for text in ("a", "poison", "b", "c")))

@@ -334,6 +334,31 @@ def test_wrong_calls_are_refused(text_tagger):
         text_tagger(text for text in ["a b"])
 
 
+def test_posts_read_ahead_share_batches_by_length(text_tagger, monkeypatch):
+    widths = []
+    emissions = text_tagger.model.emissions
+    monkeypatch.setattr(
+        text_tagger.model, "emissions", lambda batch: widths.append(batch["word_mask"].shape) or emissions(batch)
+    )
+    posts = [["word"] * length for length in (2, 9, 1, 8)]
+    one_by_one = list(text_tagger.stream(posts, batch_size=2))
+    assert widths == [(2, 9), (2, 8)]
+    widths.clear()
+    assert list(text_tagger.stream(posts, batch_size=2, ahead=2)) == one_by_one
+    assert widths == [(2, 2), (2, 9)]
+    with pytest.raises(ValueError, match="ahead"):
+        next(text_tagger.stream(posts, ahead=0))
+
+
+def test_no_more_pictures_are_held_than_a_batch_has(image_tagger, monkeypatch):
+    sizes = []
+    prepare = image_tagger.prepare
+    monkeypatch.setattr(image_tagger, "prepare", lambda posts: sizes.append(len(posts)) or prepare(posts))
+    posts = [Post(words=["a"], image=Image.new("RGB", (8, 8)) if number % 2 else None) for number in range(9)]
+    assert len(list(image_tagger.stream(posts, batch_size=2, ahead=3))) == 9
+    assert sizes == [4, 4, 1]
+
+
 def test_stream_reads_no_further_than_a_batch(text_tagger):
     taken = []
 

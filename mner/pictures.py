@@ -103,11 +103,12 @@ class Sight:
         self.transform: ImageTransform | None = None
         self.meta: dict[str, Any] | None = None
         self.lacks = ""
+        self.blind = not model.uses_image
         self._encoder = encoder
         self._weights = weights
         self._grid: tuple[int, int] | None = None
         self._own: ImageEncoder | None = getattr(model, "image_encoder", None)
-        if not model.uses_image:
+        if self.blind:
             self.lacks = f"the model ({type(model).__name__}) uses no image"
         elif self._own is not None:
             if data and not data.get("images"):

@@ -78,7 +78,10 @@ class Preparer:
     def __call__(self, posts: Sequence[Post]) -> list[Prepared]:
         """Everything but the model."""
         self.tokenizer.forget(beyond=KNOWN_WORDS)
-        opened, seen = self._see([open_picture(post.image, self.sight.size) for post in posts])
+        # A model of text alone, with a captioner, has its part of the picture as a text.
+        read = self.captioner is not None and self.sight.blind
+        described = [read and post.context is None for post in posts]
+        opened, seen = self._see([open_picture(post.image, self.sight.size) for post in posts], described)
         contexts = self._contexts(posts)
         split = [self._split(post) for post in posts]
         return [
@@ -97,23 +100,29 @@ class Preparer:
         text = post.text or ""
         return text, split_words(text, self.style) if isinstance(self.style, str) else list(self.style(text))
 
-    def _see(self, opened: Sequence[Opened]) -> tuple[list[Opened], list[Seen]]:
-        """What the model gets of each picture, and problems with them, of which the user is told."""
+    def _see(self, opened: Sequence[Opened], described: Sequence[bool]) -> tuple[list[Opened], list[Seen]]:
+        """What the model gets of each picture, and problems with them, of which the user is told.
+
+        Args:
+            opened: The pictures.
+            described: Whether a caption of the picture is all that the model is to have of it.
+        """
         pictures = [one.picture for one in opened]
         try:
             seen = self.sight.see(pictures)
         except CheckpointError as error:
             self._tell_once(str(error), ImageWarning)
             seen = [NOTHING] * len(pictures)
-        if self.sight.lacks and any(pictures):
+        missed = [picture for picture, text in zip(pictures, described, strict=True) if picture and not text]
+        if self.sight.lacks and missed:
             self._tell_once(f"Images are not looked at: {self.sight.lacks}", ImageWarning)
         for one in opened:
             if one.problem:
                 warnings.warn(f"An image was not used: {one.problem}", ImageWarning, stacklevel=2)
         unseen = self.sight.lacks or "nothing was found in it"
         return [
-            Opened(one.picture, unseen) if one.picture is not None and what is NOTHING else one
-            for one, what in zip(opened, seen, strict=True)
+            Opened(one.picture, unseen) if one.picture is not None and what is NOTHING and not text else one
+            for one, what, text in zip(opened, seen, described, strict=True)
         ], seen
 
     # Context

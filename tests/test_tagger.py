@@ -222,6 +222,13 @@ def test_captioner_makes_context_that_is_not_given(context_model):
     assert [one.context[0] for one in tagged] == ["a picture of 8 things", "given", ""]
     assert captions.asked == 1
     assert not tagged[0].has_image  # the model itself sees none
+    assert tagged[0].image_problem == ""  # and yet it was used
+    assert "uses no image" in tagged[1].image_problem
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tagger("Anna visits", image)
+        with pytest.warns(ImageWarning, match="not an image"):
+            assert tagger("Anna visits", b"no image").image_problem == "not an image"
     tagger = Tagger.from_checkpoint(context_model[0], captioner=captions, caption_source="tags", device="cpu")
     assert tagger("Anna", image).context == ("", "a picture of 8 things")
     with pytest.raises(ValueError, match=r"caption_source.*captions"):

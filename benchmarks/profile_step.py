@@ -1,6 +1,7 @@
 """Where the time of one training step and one evaluation batch goes, as Markdown.
 
     python benchmarks/profile_step.py [--posts train.txt] [--encoder FOLDER] [--steps 30] [--clip 1.0]
+    python benchmarks/profile_step.py --words 32 34        invented posts of so many words, instead of a file
 
 A Lightning Trainer runs as usual; functions that stand for a part are wrapped in a stop-watch that knows which part is
 inside of which, so that every moment counts for exactly one. What no wrapped function covers is Lightning's own loop.
@@ -27,7 +28,7 @@ import pytorch_lightning as pl
 import torch
 from contestants.training_mner import spread
 from interleave import CLOCKS, machine
-from posts import encoder_folder, labels_of, load
+from posts import encoder_folder, labels_of, load, made_up
 from torch.utils.data import DataLoader
 
 from mner.data.collate import Batches, BucketSampler, Collate
@@ -229,6 +230,7 @@ def main() -> None:
     """Read the arguments, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--posts", type=Path, help="training posts, CoNLL or JSON lines")
+    parser.add_argument("--words", type=int, nargs=2, help="fewest and most words of invented posts")
     parser.add_argument("--encoder", help="folder of a transformers model")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=30)
@@ -238,9 +240,10 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    posts = load(options.posts)
+    posts = list(made_up(1000, tuple(options.words))) if options.words else load(options.posts)
     with tempfile.TemporaryDirectory() as folder:
         encoder = encoder_folder(options.encoder, Path(folder))
+        pieces = statistics.mean(MNERDataset(posts, labels_of(posts), PostTokenizer(encoder, max_length=128)).lengths)
         begin = time.perf_counter()
         training, evaluation = profile(
             posts, encoder, options.batch, options.steps, options.clip, options.precision, options.clock, folder
@@ -248,8 +251,8 @@ def main() -> None:
     print("# One step, part by part\n")
     print(machine("torch", "transformers", "pytorch-lightning"))
     print(
-        f"{options.steps} steps of {options.batch} posts, text only, {options.precision}, one thread, "
-        f"{options.clock} time; {time.perf_counter() - begin:.0f} s.\n"
+        f"{options.steps} steps of {options.batch} posts with {pieces:.0f} pieces in the mean, text only, "
+        f"{options.precision}, one thread, {options.clock} time; {time.perf_counter() - begin:.0f} s.\n"
     )
     print("## Training step\n")
     table(training, TRAINING)

@@ -43,19 +43,22 @@ MOST_MAPS = 6
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
+# Letters and ground are those of the page around, light or dark. Marks bring their own, whatever that page's rules.
 STYLE = """
-.mner { font: 16px/1.9 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60em; padding: 0.5em 0; }
-.mner + .mner { border-top: 1px solid #ccc; }
+.mner { font: 16px/1.9 system-ui, sans-serif; max-width: 60em; padding: 0.5em 0; }
+.mner + .mner { border-top: 1px solid #8888; }
 .mner .text { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
-.mner mark { color: inherit; padding: 0.2em 0.45em; margin: 0 0.15em; border-radius: 0.35em;
+.mner mark, .mner mark * { color: #1a1a1a !important; }
+.mner mark { padding: 0.2em 0.45em; margin: 0 0.15em; border-radius: 0.35em; unicode-bidi: plaintext;
   box-decoration-break: clone; -webkit-box-decoration-break: clone; }
 .mner mark b { font-size: 0.7em; margin-left: 0.5em; vertical-align: middle; }
+.mner mark b, .mner mark i { direction: ltr; unicode-bidi: isolate; }
 .mner mark i { font-size: 0.7em; font-style: normal; margin-left: 0.35em; vertical-align: middle; }
-.mner .beside { font-size: 0.85em; line-height: 1.4; color: #444; margin: 0.3em 0; overflow-wrap: anywhere; }
+.mner .beside { font-size: 0.85em; line-height: 1.4; opacity: 0.75; margin: 0.3em 0; overflow-wrap: anywhere; }
 .mner .pictures { display: flex; flex-wrap: wrap; gap: 0.8em; margin-top: 0.5em; }
 .mner figure { margin: 0; width: min-content; min-width: 12em; }
 .mner img { display: block; max-width: min(320px, 90vw); }
-.mner figcaption { font-size: 0.8em; line-height: 1.4; color: #444; overflow-wrap: anywhere; }
+.mner figcaption { font-size: 0.8em; line-height: 1.4; opacity: 0.75; overflow-wrap: anywhere; }
 """
 
 PAGE = """<!DOCTYPE html>
@@ -65,7 +68,10 @@ PAGE = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>body {{ margin: 1em auto; padding: 0 1em; max-width: 62em; background: #fff; }}</style>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 1em auto; padding: 0 1em; max-width: 62em; background: Canvas; color: CanvasText; }}
+</style>
 </head>
 <body>
 {body}
@@ -321,5 +327,5 @@ def _drawn(tagger: Tagger, given: Iterable[Any], attention: bool) -> list[str]:
             parts.append(f"<div class='mner'>{head}: {_text(one.error)}</div></div>")
             continue
         problem = f"<br>The image was not used: {_text(one.image_problem)}" if one.image_problem else ""
-        parts.append(f"{head}{problem}</div>" + render(tagger, [one.post], attention).parts[0])
+        parts.append(f"<div class='mner'>{head}{problem}</div>{render(tagger, [one.post], attention).parts[0]}</div>")
     return parts

@@ -1,0 +1,273 @@
+"""Draws the data flow of each strategy, as SVG in docs/_static/figures: `python docs/figures.py`.
+
+A box says what it computes and the shape that comes out, in the letters of `mner.fusion.base`. Where one module
+computes it, the box names that module, and tests/test_figures.py compares the shape with what the module returns.
+Boxes have a ground of their own and lines are mid-grey, so that a figure is readable on light and on dark pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "_static" / "figures"
+WIDTH, HEIGHT, ROW, MARGIN = 720, 46, 78, 14  # pixels: the page, a box, from one row to the next, the rim
+COLOURS = {"text": "#cfe2f7", "image": "#d3edcb", "both": "#fde0b5", "out": "#e6dcf4"}
+EDGES = {"text": "#5b8bbf", "image": "#6aa35a", "both": "#cf9438", "out": "#8f78b8"}
+INK, LINE = "#1b1f24", "#858c96"
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Box:
+    """What is computed: centre `x`, row `y`, a line of text, the shape that comes out, and the module that does it."""
+
+    x: float
+    y: float
+    text: str
+    shape: str
+    kind: str
+    width: float = 190
+    module: str = ""
+
+    @property
+    def centre(self) -> Point:
+        return self.x, MARGIN + HEIGHT / 2 + self.y * ROW
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        x, y = self.centre
+        return x - self.width / 2, y - HEIGHT / 2, x + self.width / 2, y + HEIGHT / 2
+
+    def port(self, side: str, shift: float) -> Point:
+        left, top, right, bottom = self.corners
+        x, y = self.centre
+        return {"t": (x + shift, top), "b": (x + shift, bottom), "l": (left, y + shift), "r": (right, y + shift)}[side]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Boxes by name, and arrows as `"from.side to.side"`, a side with an optional shift in pixels: `"words.b-40"`.
+
+    A third part, `"@100"`, says at which x (sideways) or y (downwards, in rows) a bent arrow turns.
+    """
+
+    title: str
+    boxes: dict[str, Box]
+    arrows: tuple[str, ...]
+
+    @property
+    def height(self) -> float:
+        return max(box.corners[3] for box in self.boxes.values()) + MARGIN
+
+    def paths(self) -> list[tuple[str, list[Point]]]:
+        return [(arrow, self._path(arrow)) for arrow in self.arrows]
+
+    def _path(self, arrow: str) -> list[Point]:
+        start, end, *turn = arrow.split()
+        (side, first), (other, last) = self._end(start), self._end(end)
+        if turn:
+            bend = float(turn[0][1:])
+            if side in "lr" and other in "lr":
+                middle: list[Point] = [(bend, first[1]), (bend, last[1])]
+            else:
+                level = MARGIN + HEIGHT / 2 + bend * ROW
+                middle = [(first[0], level), (last[0], level)]
+        elif side in "tb":
+            middle = [(first[0], last[1])] if other in "lr" else [(first[0], last[1] - 16), (last[0], last[1] - 16)]
+        else:
+            middle = [(last[0], first[1])]
+        points = [first, *middle, last]
+        return [point for number, point in enumerate(points) if number == 0 or point != points[number - 1]]
+
+    def _end(self, name: str) -> tuple[str, Point]:
+        box, _, place = name.partition(".")
+        return place[0], self.boxes[box].port(place[0], float(place[1:] or 0))
+
+    def svg(self) -> str:
+        marker = '<marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        lines = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height:g}" width="{WIDTH}" '
+            f'height="{self.height:g}" role="img" font-family="system-ui, -apple-system, Segoe UI, Roboto, sans-serif" '
+            f'font-size="13" text-anchor="middle">',
+            f"<title>{escape(self.title)}</title>",
+            f'<defs>{marker}<path d="M0 0L8 4L0 8z" fill="{LINE}"/></marker></defs>',
+            f'<g fill="none" stroke="{LINE}" stroke-width="1.6" stroke-linejoin="round">',
+        ]
+        for arrow, points in self.paths():
+            drawn = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
+            lines.append(f'<path d="{drawn}" marker-end="url(#a)"><title>{escape(arrow)}</title></path>')
+        lines.append("</g>")
+        for box in self.boxes.values():
+            left, top, _, _ = box.corners
+            lines += [
+                f'<rect x="{left:g}" y="{top:g}" width="{box.width:g}" height="{HEIGHT}" rx="6" '
+                f'fill="{COLOURS[box.kind]}" stroke="{EDGES[box.kind]}"/>',
+                f'<text x="{box.x:g}" y="{top + 19:g}" fill="{INK}">{escape(box.text)}</text>',
+                f'<text x="{box.x:g}" y="{top + 37:g}" fill="{INK}" font-size="12">{escape(box.shape)}</text>',
+            ]
+        return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def tail(y: float, x: float = 360, width: float = 250) -> dict[str, Box]:
+    """What all strategies end with."""
+    return {
+        "head": Box(x, y, "dropout, Linear: emissions", "(b, w, l)", "out", width, "head"),
+        "crf": Box(x, y + 1, "CRF: tags by Viterbi, or the loss", "a list of labels for each post", "out", width),
+    }
+
+
+TAIL = ("head.b crf.t",)
+
+
+def words(x: float = 170, y: float = 0, width: float = 210) -> dict[str, Box]:
+    """Text encoder and first pieces, as most strategies start."""
+    return {
+        "encoder": Box(x, y, "post + context: text encoder", "(b, t, d)", "text", width, "text_encoder"),
+        "words": Box(x, y + 1, "first piece of each word: h", "(b, w, d)", "text", width, "word_projection"),
+    }
+
+
+def regions(x: float = 550, y: float = 1, width: float = 210) -> dict[str, Box]:
+    """Regions as they come; all strategies but TAM project them themselves."""
+    return {
+        "image": Box(x, y - 1, "image: encoder, or stored features", "(b, r, f)", "image", width + 50),
+        "regions": Box(x, y, "regions V, or “no image”", "(b, r, f)", "image", width, "region_projection"),
+    }
+
+
+FIGURES = {
+    "text_only": Figure(
+        "TextOnly: text encoder, Linear and CRF",
+        {
+            "post": Box(220, 0, "post: [CLS] … [SEP]", "segment 0 of (b, t)", "text", 200),
+            "context": Box(500, 0, "captions, if any: … [SEP]", "segment 1 of (b, t)", "image", 200),
+            "encoder": Box(360, 1, "text encoder reads both", "(b, t, d)", "text", 250, "text_encoder"),
+            "words": Box(360, 2, "first piece of each word of the post", "(b, w, d)", "text", 270, "word_projection"),
+            **tail(3),
+        },
+        ("post.b encoder.t-40", "context.b encoder.t+40", "encoder.b words.t", "words.b head.t", *TAIL),
+    ),
+    "concatenation": Figure(
+        "Concatenation: word, characters and image mean side by side",
+        {
+            "encoder": Box(125, 0, "post: text encoder", "(b, t, d)", "text", 210, "text_encoder"),
+            "words": Box(125, 1, "first piece of each word: x", "(b, w, d)", "text", 210, "word_projection"),
+            "word": Box(125, 2, "Linear", "(b, w, p)", "text", 120, "fusion.word_projection"),
+            "letters": Box(350, 0, "characters of each word", "(b, w, c)", "text", 190),
+            "characters": Box(350, 1, "character encoder: c", "(b, w, 100)", "text", 190, "characters"),
+            "character": Box(350, 2, "Linear", "(b, w, p)", "text", 120, "fusion.character_projection"),
+            "regions": Box(585, 0, "regions V, or “no image”", "(b, r, f)", "image", 220, "region_projection"),
+            "mean": Box(585, 1, "mean of the real regions: v", "(b, f)", "image", 220),
+            "picture": Box(585, 2, "Linear, once a post", "(b, p)", "image", 160, "fusion.region_projection"),
+            "joined": Box(350, 3, "side by side; v for every word", "(b, w, 3p)", "both", 250, "fusion"),
+            **tail(4, 350),
+        },
+        (
+            "encoder.b words.t", "words.b word.t", "word.b joined.l",
+            "letters.b characters.t", "characters.b character.t", "character.b joined.t",
+            "regions.b mean.t", "mean.b picture.t", "picture.b joined.r",
+            "joined.b head.t", *TAIL,
+        ),
+    ),
+    "visual_attention": Figure(
+        "VisualAttention: one look at the image for each post, gated into each word",
+        {
+            **words(),
+            **regions(),
+            "query": Box(170, 2, "LSTM, last real word: Q", "(b, d)", "text", 210),
+            "attention": Box(550, 2, "Q attends to V; weights (b, 1, r)", "(b, 1, f)", "both", 240, "fusion.attention"),
+            "context": Box(550, 3, "Linear, same for every word: c", "(b, 1, d)", "both", 240,
+                           "fusion.context_projection"),
+            "gates": Box(360, 4, "gates β_v, β_w and m_t from h_t and c", "each (b, w, d)", "both", 290),
+            "fused": Box(360, 5, "β_w ∘ h_t + β_v ∘ m_t", "(b, w, d)", "both", 250, "fusion"),
+            **tail(6),
+        },
+        (
+            "encoder.b words.t", "image.b regions.t", "words.b query.t", "regions.b attention.t",
+            "query.r attention.l", "attention.b context.t", "context.b gates.r",
+            "words.l gates.l-8 @36", "words.l fused.l @36", "gates.b fused.t", "fused.b head.t", *TAIL,
+        ),
+    ),
+    "co_attention": Figure(
+        "CoAttention: words attend to regions, what they see attends to words, two gates",
+        {
+            **words(190),
+            **regions(),
+            "seen": Box(550, 2, "Linear, tanh: v", "(b, r, d)", "image", 210),
+            "visual": Box(550, 3, "1. h attends to v; weights (b, w, r)", "v̂ (b, w, d)", "both", 256,
+                          "fusion.visual_attention"),
+            "textual": Box(550, 4, "2. v̂ attends to h; weights (b, w, w)", "ĥ (b, w, d)", "both", 256,
+                           "fusion.textual_attention"),
+            "gated": Box(360, 5, "3. gate g between v̂ and ĥ: m", "(b, w, d)", "both", 240),
+            "filter": Box(360, 6, "4. filter s (b, w, 1) from h and m: u", "(b, w, d)", "both", 256),
+            "joined": Box(360, 7, "[h ; u]", "(b, w, 2d)", "both", 250, "fusion"),
+            **tail(8),
+        },
+        (
+            "encoder.b words.t", "image.b regions.t", "regions.b seen.t", "seen.b visual.t",
+            "words.b+40 visual.l", "words.b textual.l", "visual.b textual.t",
+            "visual.r gated.r+8 @700", "textual.b+40 gated.r-8", "gated.b filter.t",
+            "words.l filter.l @40", "words.l joined.l @40", "filter.b joined.t", "joined.b head.t", *TAIL,
+        ),
+    ),
+    "transformer_attention": Figure(
+        "TransformerAttention: the text encoder reads regions as more word pieces",
+        {
+            "post": Box(185, 0, "word pieces of post and context", "(b, t)", "text", 240),
+            "text": Box(185, 1, "Word + Type + Position", "(b, t, d)", "text", 240),
+            "regions": Box(535, 0, "regions V, or “no image”", "(b, r, f)", "image", 240),
+            "visual": Box(535, 1, "W V + b + Type_v + Position_v", "(b, r, d)", "image", 240),
+            "joined": Box(360, 2, "[text ; visual]: LayerNorm, dropout", "(b, t + r, d)", "both", 270,
+                          "text_encoder.model.embeddings"),
+            "layers": Box(360, 3, "all layers; mask [text mask ; region mask]", "(b, t + r, d)", "both", 300,
+                          "text_encoder.model.encoder"),
+            "words": Box(360, 4, "first piece of each word", "(b, w, d)", "both", 250, "stream"),
+            **tail(5),
+        },
+        (
+            "post.b text.t", "regions.b visual.t", "text.b joined.t-60", "visual.b joined.t+60", "joined.b layers.t",
+            "layers.b words.t", "words.b head.t", *TAIL,
+        ),
+    ),
+    "unified_multimodal_transformer": Figure(
+        "UnifiedMultimodalTransformer: cross-modal layers, and span detection from the text alone",
+        {
+            "words": Box(220, 0, "words from the text encoder, dropout", "(b, w, d)", "text", 262, "dropout"),
+            "regions": Box(555, 0, "regions V, or “no image”", "(b, r, f)", "image", 220, "region_projection"),
+            "span": Box(115, 1, "Layer(words, words)", "S_span (b, w, d)", "text", 170, "fusion.span_layer"),
+            "self": Box(325, 1, "Layer(words, words)", "S (b, w, d)", "text", 170, "fusion.word_layer"),
+            "first": Box(485, 1, "W_1 V + b_1", "(b, r, d)", "image", 110, "fusion.image_projection"),
+            "second": Box(625, 1, "W_2 V + b_2", "(b, r, d)", "image", 110, "fusion.region_projection"),
+            "scores": Box(115, 2, "Linear: U, for O B I", "(b, w, 3)", "text", 170, "span_head"),
+            "pictures": Box(605, 2, "P = Layer(W_2 V + b_2, S)", "(b, r, d)", "both", 200, "fusion.word_aware"),
+            "aware": Box(285, 3, "A = Layer(S, W_1 V + b_1)", "(b, w, d)", "both", 196, "fusion.image_aware"),
+            "final": Box(605, 4, "R = Layer(S, P)", "(b, w, d)", "both", 200, "fusion.final"),
+            "gate": Box(445, 5, "gate g from R and A; [R ; g ∘ A]", "(b, w, 2d)", "both", 240, "fusion"),
+            "head": Box(445, 6, "dropout, Linear", "(b, w, l)", "both", 240, "head"),
+            "spread": Box(115, 6, "U M: each type its share", "(b, w, l)", "text", 190, "conversion"),
+            "mixed": Box(445, 7, "emissions: (1 - s) Linear + s U M", "(b, w, l)", "out", 260),
+            "spans": Box(115, 8, "CRF' on U: loss, times λ", "a number", "out", 190),
+            "crf": Box(445, 8, "CRF: tags by Viterbi, or the loss", "a list of labels for each post", "out", 260),
+        },
+        (
+            "words.b span.t", "words.b self.t", "regions.b first.t", "regions.b second.t",
+            "span.b scores.t", "scores.b spread.t", "scores.l spans.l @10", "spread.b mixed.l",
+            "self.b-40 aware.t", "first.b aware.r", "self.b+78 pictures.l", "second.b pictures.t-20",
+            "self.b+78 final.l", "pictures.b final.t",
+            "final.b gate.r", "aware.b gate.l", "gate.b head.t", "head.b mixed.t", "mixed.b crf.t",
+        ),
+    ),
+}  # fmt: skip
+
+
+def write(folder: Path = FOLDER) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in FIGURES.items():
+        (folder / f"{name}.svg").write_text(figure.svg(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

@@ -152,6 +152,10 @@ def test_files_folders_patterns_and_names(tmp_path):
     }  # fmt: skip
     same = load_systems([str(tmp_path / "text/seed1.jsonl"), str(tmp_path / "caps/seed1.jsonl")])
     assert list(same) == ["text/seed1", "caps/seed1"]
+    for number in (3, 4):
+        (tmp_path / f"runs/seed{number}").mkdir(parents=True)
+        write(tmp_path / f"runs/seed{number}" / "predictions.jsonl", number, number)
+    assert [runs.header["seed"] for runs in load_systems([str(tmp_path / "runs")])["runs"]] == [3, 4]
     with pytest.raises(ArgumentError, match="NAME=PATH"):
         load_systems([f"a={tmp_path}/text", f"a={tmp_path}/caps"])
     with pytest.raises(DataNotFoundError, match="nowhere"):

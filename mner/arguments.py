@@ -43,9 +43,10 @@ def prepare(args: list[str]) -> list[str]:
     content = read_checkpoint(checkpoint)
     if "data" not in groups:
         known = content[KEY].get("data", {}).get("name") or "Twitter2017DataModule"
+        option = "path" if known == "DatasetsDataModule" else "root"
         raise MNERError(
             "the checkpoint says which model it is, but not where the data are; give --config, or "
-            f"--data {known} --data.root FOLDER (and images, features or context, as in training)"
+            f"--data {known} --data.{option} FOLDER (and images, features or context, as in training)"
         )
     import_class(content[KEY]["class"], FusionModule)  # says more than jsonargparse where it cannot be imported
     model = {"class_path": content[KEY]["class"], "init_args": stored_arguments(content)}

@@ -24,12 +24,13 @@ COMMANDS: dict[str, str] = {
     "data stats": "mner.data.statistics:stats",
     "data verify": "mner.data.verify:verify_command",
     "data download": "mner.data.download:download",
+    "data export": "mner.data.to_datasets:export",
 }
 """Command -> `module:function`; imported when called, run by jsonargparse from its type hints."""
 
 POSITIONAL = (
     *("tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention"),
-    *("data stats", "data verify", "data download"),
+    *("data stats", "data verify", "data download", "data export"),
 )
 """Commands whose required parameters are given by place: files and folders. The others name them all."""
 

@@ -19,7 +19,7 @@ from mner.data.context import Texts, attach, read_context
 from mner.data.dataset import MNERDataset
 from mner.data.features import FeatureStore
 from mner.data.fingerprint import fingerprint
-from mner.data.images import ImageFolder, transform_for
+from mner.data.images import ImageFolder, ImageSource, transform_for
 from mner.data.inventory import report_images
 from mner.data.layout import find_images, find_splits
 from mner.data.readers import read_posts
@@ -64,6 +64,7 @@ class MNERDataModule(pl.LightningDataModule):
     """
 
     types: ClassVar[Sequence[str]] = ()
+    overlap_advice: ClassVar[str] = "`mner data verify` lists them; take them out of one of the two."
     labels: list[str]
 
     def __init__(
@@ -121,7 +122,7 @@ class MNERDataModule(pl.LightningDataModule):
         self.broken_images: set[str] = set()
         self._tokenizer: PostTokenizer | None = None
         self._store: FeatureStore | None = None
-        self._folders: list[ImageFolder] = []
+        self._folders: list[ImageSource] = []
 
     # What the model and the checkpoint need to know
 
@@ -234,7 +235,7 @@ class MNERDataModule(pl.LightningDataModule):
     def loader(self, examples: Sequence[Example], images: str | None = None) -> DataLoader[Batch]:
         """Batches of any posts, prepared like the data set's own; for prediction."""
         dataset = self._prepare(
-            examples, "new posts", self._image_folder(None) if images is None else ImageFolder(images)
+            examples, "new posts", self.image_source(None) if images is None else ImageFolder(images)
         )
         return self._loader(dataset, self.eval_batch_size, shuffle=False)
 
@@ -247,16 +248,24 @@ class MNERDataModule(pl.LightningDataModule):
             DataNotFoundError: If there is no such split, with what was found.
             DataFormatError: If its file is malformed.
         """
+        posts, place = self.read(split)
+        self.fingerprints[split] = fingerprint(posts)
+        self._check_types(posts, place)
+        return self._with_context(posts, split)
+
+    def split_names(self) -> list[str]:
+        """The splits that are there. A data module of another format overrides this and `read`."""
+        return list(find_splits(self.root))
+
+    def read(self, split: str) -> tuple[list[Example], object]:
+        """The posts of a split, without the texts of `context`, and what messages call the place they come from."""
         found = find_splits(self.root)
         if split not in found:
             raise DataNotFoundError(
                 f"No {split} split in {self.root}: found {sorted(found) or 'no split at all'}; expected {split}.txt or "
                 f"{split}.jsonl there. docs/data.md describes the formats; `mner data download` fetches public data."
             )
-        posts = read_posts(found[split])
-        self.fingerprints[split] = fingerprint(posts)
-        self._check_types(posts, found[split])
-        return self._with_context(posts, split)
+        return read_posts(found[split]), found[split]
 
     def dataset(self, split: Split) -> MNERDataset:
         """One split, tokenised."""
@@ -264,7 +273,7 @@ class MNERDataModule(pl.LightningDataModule):
         if split == "train":
             posts = self._training_posts(posts)
         dropout = self.context_dropout if split == "train" else 0.0
-        return self._prepare(posts, split, self._image_folder(split), dropout)
+        return self._prepare(posts, split, self.image_source(split), dropout)
 
     def _training_posts(self, posts: list[Example]) -> list[Example]:
         from dataclasses import replace
@@ -277,7 +286,7 @@ class MNERDataModule(pl.LightningDataModule):
         return posts
 
     def _prepare(
-        self, posts: Sequence[Example], name: str, folder: ImageFolder | None, context_dropout: float = 0.0
+        self, posts: Sequence[Example], name: str, folder: ImageSource | None, context_dropout: float = 0.0
     ) -> MNERDataset:
         transform = None
         if folder is not None and self.image_encoder is not None:
@@ -294,23 +303,23 @@ class MNERDataModule(pl.LightningDataModule):
             context_dropout=context_dropout,
         )
 
-    def _check_types(self, posts: list[Example], path: Path) -> None:
+    def _check_types(self, posts: list[Example], place: object) -> None:
         known = set(self.labels)
         for post in posts:
             unknown = sorted(set(post.tags or ()) - known)
             if unknown:
                 raise DataFormatError(
-                    path,
+                    place,
                     None,
                     f"tags {unknown} in post {post.id!r}",
                     f"entity types {entity_types(self.labels)}",
-                    "Choose the data module of this data set, or give `types` to SnapchatDataModule.",
+                    "Choose this data set's data module, or give `types` to SnapchatDataModule or DatasetsDataModule.",
                 )
 
     def _with_context(self, posts: list[Example], split: str) -> list[Example]:
         if not self.context:
             return posts
-        sources = {pattern: self._read_source(pattern) for pattern in self.context}
+        sources = {name: self._read_source(name, split) for name in self.context}
         posts, without = attach(posts, sources)
         for pattern, count in without.items():
             if count == len(posts):
@@ -321,7 +330,7 @@ class MNERDataModule(pl.LightningDataModule):
                 log.warning("%s: %d of %d posts have no text in %s", split, count, len(posts), pattern)
         return posts
 
-    def _read_source(self, pattern: str) -> Texts:
+    def _read_source(self, pattern: str, split: str) -> Texts:
         place = pattern if Path(pattern).is_absolute() else str(self.root / pattern)
         files = sorted(glob.glob(place))
         if not files:
@@ -330,7 +339,8 @@ class MNERDataModule(pl.LightningDataModule):
             )
         return read_context(*files)
 
-    def _image_folder(self, split: Split | None) -> ImageFolder | None:
+    def image_source(self, split: str | None) -> ImageSource | None:
+        """Where the images of a split are, or those of any post (None); None without images."""
         if self.images is None:
             return None
         folder = self._place(self.images, "images")
@@ -350,7 +360,7 @@ class MNERDataModule(pl.LightningDataModule):
 
     def _refuse_overlap(self, used: Sequence[Split]) -> None:
         """Compare the splits in use with all that are there: a test set that was trained on says nothing."""
-        ids = {split: {post.id for post in self._posts(split)} for split in find_splits(self.root)}
+        ids = {split: {post.id for post in self._posts(split)} for split in self.split_names()}
         for one, other in combinations(SPLITS, 2):
             both = ids.get(one, set()) & ids.get(other, set())
             if both and (one in used or other in used):
@@ -359,7 +369,7 @@ class MNERDataModule(pl.LightningDataModule):
                     None,
                     f"{len(both)} posts in both {one} and {other} ({', '.join(sorted(both)[:3])} …)",
                     "splits that do not overlap",
-                    "`mner data verify` lists them; take them out of one of the two.",
+                    self.overlap_advice,
                 )
 
     def _posts(self, split: str) -> Sequence[Example]:
@@ -367,7 +377,7 @@ class MNERDataModule(pl.LightningDataModule):
         whole = split != "train" or self.train_fraction == 1
         if whole and split in self.datasets:
             return self.datasets[split].examples
-        return read_posts(find_splits(self.root)[split])
+        return self.read(split)[0]
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
         image_shape = None

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
@@ -207,6 +207,27 @@ def transform_for(name: str, size: int | None = None) -> ImageTransform:
         crop=float(config["crop_pct"]),
         mode="squash" if config["crop_mode"] == "squash" else "center",
     )
+
+
+class ImageSource(Protocol):
+    """Where the images of posts are: `ImageFolder`, or a column of a Hugging Face data set.
+
+    Attributes:
+        size: Shorter side that `open` needs; see `load_image`.
+    """
+
+    size: int | None
+
+    @property
+    def folder(self) -> object:
+        """What messages call the place."""
+        ...
+
+    def __contains__(self, image_id: str) -> bool: ...
+
+    def open(self, image_id: str) -> Image.Image | None:
+        """The image, or None where it is missing or broken."""
+        ...
 
 
 class ImageFolder:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from mner.data.batch import Example
 from mner.data.features import FeatureStore
-from mner.data.images import ImageFolder
+from mner.data.images import ImageSource
 from mner.errors import DataNotFoundError
 
 log = logging.getLogger(__name__)
 
 
 def report_images(
-    posts: Sequence[Example], split: str, folder: ImageFolder | None = None, store: FeatureStore | None = None
+    posts: Sequence[Example], split: str, folder: ImageSource | None = None, store: FeatureStore | None = None
 ) -> None:
     """Log how many posts have no image. Files that cannot be read are known only once they are used.
 
@@ -45,7 +45,7 @@ def report_images(
         )  # fmt: skip
 
 
-def _from_folder(posts: Sequence[Example], folder: ImageFolder | None) -> dict[str, int]:
+def _from_folder(posts: Sequence[Example], folder: ImageSource | None) -> dict[str, int]:
     ids = [post.image_id for post in posts if post.image_id is not None]
     return {"missing": sum(folder is None or image_id not in folder for image_id in ids)}
 

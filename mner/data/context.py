@@ -161,7 +161,7 @@ def _text(path: str | PathLike[str], number: int, record: dict[str, Any]) -> str
 
 
 def _read_plain_line(entries: _Entries, path: str | PathLike[str], number: int, line: str) -> None:
-    match = _PLAIN.fullmatch(line)
+    match = _PLAIN.fullmatch(line.removeprefix("\ufeff"))  # files that were joined have byte order marks inside
     if match is None:
         advice = "A text of several lines needs JSON lines."
         raise DataFormatError(path, number, shown(line), "'<id> :<text>', or JSON lines throughout", advice)

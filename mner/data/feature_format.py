@@ -75,9 +75,10 @@ def read_meta(path: Path) -> dict[str, Any]:
         kind, dtype, width, complete = meta["kind"], meta["dtype"], meta["width"], meta["complete"]
         if complete:
             _ = meta["images"], meta["regions"], meta["encoder"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataFormatError(file, None, f"something else ({error!r})", expected) from None
-    if version != VERSION or kind not in ("grid", "regions") or dtype not in DTYPES or not isinstance(width, int):
+    known = version == VERSION and kind in ("grid", "regions") and str(dtype) in DTYPES
+    if not known or type(width) is not int or width < 1:
         found = f"version {version!r}, kind {kind!r}, dtype {dtype!r}, width {width!r}"
         raise DataFormatError(file, None, found, expected, "Was it made by another version of mner?")
     return dict(meta)
@@ -92,7 +93,7 @@ def read_index(file: Path, repair: bool) -> dict[str, int]:
     counts: dict[str, int] = {}
     for number, line in enumerate((whole if repair else raw).decode("utf-8", "replace").split("\n")[:-1], start=1):
         count, tab, key = line.partition("\t")
-        if not tab or not count.isdecimal() or key in counts:
+        if not tab or not count.isdecimal() or len(count) > 9 or key in counts:
             raise DataFormatError(
                 file, number, repr(line), "number of regions, tab, new image key", "Delete the store and extract again."
             )
@@ -101,9 +102,19 @@ def read_index(file: Path, repair: bool) -> dict[str, int]:
 
 
 def read_broken(path: Path) -> dict[str, Reason]:
-    """Images that could not be read, and why."""
+    """Images that could not be read, and why.
+
+    Raises:
+        DataFormatError: If the file says something else.
+    """
     file = path / "broken.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise DataFormatError(file, None, f"something else ({error!r})", "reasons by image key") from None
+    if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
+        raise DataFormatError(file, None, f"something else ({found!r:.80})", "reasons by image key")
+    return found
 
 
 def write_json(file: Path, value: Any) -> None:

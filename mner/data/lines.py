@@ -48,11 +48,13 @@ def json_object(path: str | PathLike[str], number: int, line: str) -> dict[str, 
     """
     expected = "one JSON object a line"
     try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        value = _DECODER.decode(line)
+    except json.JSONDecodeError as error:
         advice = "Write one object a line, without line breaks inside, and no brackets or commas around the lines."
-        raise DataFormatError(path, number, f"{shown(line)} ({reason})", expected, advice) from None
+        found = f"{shown(line)} ({error.msg}, column {error.colno})"
+        raise DataFormatError(path, number, found, expected, advice) from None
+    except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, a thousand brackets
+        raise DataFormatError(path, number, f"{shown(line)} ({error})", expected) from None
     if not isinstance(value, dict):
         advice = "Write each element of the list on its own line." if isinstance(value, list) else ""
         raise DataFormatError(path, number, f"{json_type(value)} ({shown(line)})", expected, advice)
@@ -62,7 +64,21 @@ def json_object(path: str | PathLike[str], number: int, line: str) -> dict[str, 
         except UnicodeEncodeError:
             advice = "Such an escape comes from text cut inside an emoji; remove it."
             raise DataFormatError(path, number, "half of a surrogate pair", "text", advice) from None
+        except RecursionError as error:  # writing goes a little deeper than reading
+            raise DataFormatError(path, number, f"{shown(line)} ({error})", expected) from None
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        # Of equal keys Python keeps the last; the others, words or tags, would be lost without a word.
+        key = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise ValueError(f"the key {key!r} twice in one object")
+    return record
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_each_once)
 
 
 def text_field(path: str | PathLike[str], number: int, record: dict[str, Any], key: str) -> str:

@@ -252,9 +252,16 @@ def _entities(path: str | PathLike[str], number: int, value: object) -> tuple[Sc
         except (KeyError, TypeError):
             good = False
         if not good:
-            raise DataFormatError(path, number, f"the entity {shown(json.dumps(entity))}", expected)
+            raise DataFormatError(path, number, f"the entity {_written(entity)}", expected)
         found.append(ScoredSpan(start, end, type_, score))
     return tuple(found)
+
+
+def _written(entity: object) -> str:
+    try:
+        return shown(json.dumps(entity))
+    except RecursionError:  # writing goes a little deeper than reading
+        return json_type(entity)
 
 
 def _fault(post: Prediction) -> str:

@@ -190,7 +190,8 @@ def _looked(tagger: Tagger, prepared: Prepared, weights: torch.Tensor) -> Image.
     grid, transform = tagger.sight.grid(), tagger.sight.transform
     if grid is not None and isinstance(transform, ImageTransform):
         shown = _part_seen(picture, transform)
-        return _small(_heated(shown, region_map(weights, grid, shown.shape[:2])))
+        side = min(_small(picture).size)  # as large as the picture that stands beside it
+        return _heated(shown, region_map(weights, grid, shown.shape[:2])).resize((side, side))
     boxes = prepared.seen.boxes
     return _small(picture) if boxes is None else _boxed(picture, boxes, weights.numpy())
 

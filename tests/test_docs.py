@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import mner
+from mner.benchmark.paper import TABLE_1
 from mner.cli import COMMANDS, LIGHTNING, POSITIONAL, main
 from mner.fusion import TextOnly
 from mner.labels import bio_labels
@@ -101,7 +102,10 @@ def test_python_blocks_are_python(page):
         compile(code, str(page), "exec")
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs/strategies").glob("*.md")), ids=lambda page: page.stem)
+STRATEGY_PAGES = sorted((ROOT / "docs/strategies").glob("[!i]*.md"))
+
+
+@pytest.mark.parametrize("page", STRATEGY_PAGES, ids=lambda page: page.stem)
 def test_blocks_that_start_from_torch_run(page):
     """On the pages of strategies these are complete; others go on from a model and a batch."""
     for code in blocks(page, "python"):
@@ -179,6 +183,37 @@ def test_public_names_are_in_the_api_pages():
     pages = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs/api").iterdir()))
     for module in (mner.fusion, mner.data):
         assert [name for name in module.__all__ if not re.search(rf":: .*\b{name}\b", pages)] == []
+
+
+PAPER_ROWS = {
+    "text_only": {"BERT, Exp 1.1": "exp1.1", "VisualBERT, Exp 1.2": "exp1.2", "BERT + captions, Exp 4.1": "exp4.1",
+                  "VisualBERT + captions, Exp 4.2": "exp4.2"},
+    "concatenation": {"BERT, text only, Exp 1.1": "exp1.1", "BERT + CM, Exp 2.1": "exp2.1"},
+    "visual_attention": {"BERT, text only, Exp 1.1": "exp1.1", "BERT + VAM, Exp 2.2": "exp2.2"},
+    "co_attention": {"BERT, text only, Exp 1.1": "exp1.1", "BERT + CAM, Exp 2.3": "exp2.3"},
+    "transformer_attention": {"VisualBERT, text only, Exp 1.2": "exp1.2", "VisualBERT + TAM, Exp 3.1": "exp3.1"},
+    "unified_multimodal_transformer": {"BERT, text only, Exp 1.1": "exp1.1", "Yu et al. 2020": "yu2020"},
+}  # fmt: skip
+
+
+def section(page, heading):
+    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize("page", STRATEGY_PAGES, ids=lambda page: page.stem)
+def test_scores_on_the_pages_of_strategies_are_the_papers_and_ours(page):
+    rows = re.findall(r"^\| (.+?) \| (\d.+?) \| (\d.+?) \|$", section(page, "Scores"), re.MULTILINE)
+    papers = {label: (first, second) for label, first, second in rows if not label.startswith("`")}
+    assert papers == {
+        label: tuple(f"{TABLE_1[data][key].f1:.2f}" for data in ("Twitter2015", "Twitter2017"))
+        for label, key in PAPER_ROWS[page.stem].items()
+    }
+    measured = section(ROOT / "docs/benchmarks.md", "The image is used")
+    ours = {label.strip("`"): f"{first} {second}" for label, first, second in rows if label.startswith("`")}
+    assert {"TextOnly"} < set(ours) or (page.stem == "text_only" and set(ours) == {"TextOnly"})
+    for name, numbers in ours.items():
+        row = re.search(rf"^\| {name}\b.*$", measured, re.MULTILINE)[0]
+        assert re.findall(r"\d+\.\d+", numbers) == re.findall(r"\d+\.\d+", row), f"docs/benchmarks.md has {row}"
 
 
 def modules_with_examples():

@@ -30,6 +30,7 @@ def plot_length(tables: Mapping[str, DataFrame]) -> Figure:
         _line(axes, places, table["f1"], table.get("f1_low"), table.get("f1_high"), name, number)
     ticks = [f"{bucket}\n{posts} posts" for bucket, posts in zip(first.index, first["posts"], strict=True)]
     axes.set_xticks(range(len(first)), ticks)
+    axes.set_xlim(-0.5, len(first) - 0.5)  # buckets without posts have their place too
     _finish(axes, "Length of the post (words)", "F1 (%)", len(tables) > 1)
     return figure
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STYLE = """
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a }
+  color: #1a1a1a; background: #fff }
 h1 { font-size: 1.6rem }
 h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
@@ -37,7 +37,7 @@ tr.first > * { border-top: 1px solid #bbb }
 figure { margin: 1.2rem 0 }
 figcaption { font-weight: 600; margin-bottom: .4rem }
 img { max-width: 100%; height: auto }
-nav a { margin-right: 1rem }
+nav a { display: inline-block; margin-right: 1rem }
 footer { margin-top: 3rem; color: #666; font-size: .85rem }
 .post { margin: .8rem 0; padding-left: .8rem; border-left: 3px solid #ddd }
 .post > div { display: flex }

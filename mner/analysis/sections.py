@@ -93,7 +93,9 @@ def scores(systems: Systems, mode: Mode) -> Section:
         "harmonic mean. “Lenient” and “strict” (IOB2) differ only in whether an I- tag that continues nothing opens an "
         f"entity. All other sections of this page use the {mode} reading.",
         "Intervals are bootstrap intervals over posts: how far the number could move with other posts of this kind. "
-        "They do not say how far it moves with another training seed.",
+        "They do not say how far it moves with another training seed. Here and in the tables of groups they are plain "
+        "percentiles of 1,000 samples; in the comparison they are corrected for bias and skewness (BCa, 10,000 "
+        "samples), so that two intervals of the same score differ a little.",
     ]
     by_type = {name: frame.loc[[mode]].droplevel("mode") for name, frame in found.items()}
     figure = plots.plot_subsets(by_type, "Type of entity")

@@ -278,7 +278,7 @@ def fuzz(inputs: int, seed: int = 0, stores: bool = True) -> tuple[dict[str, Cou
         for name, reader in READERS.items():
             path = Path(folder) / f"valid{reader.suffix}"
             valid[name] = []
-            while len(valid[name]) < 100:
+            while len(valid[name]) < 60:
                 reader.make(pick, path)
                 raw = path.read_bytes()
                 if raw.strip() and (name == "mner tag, folder" or outcome(name, path, raw) == ("read", "")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 
 import mner
 from mner.data.tokenize import PostTokenizer
+from mner.encoders.text import ADAPTERS
 from mner.errors import CheckpointError
 from mner.fusion.base import FusionModule
 from mner.fusion.checkpoint import KEY, build_module, write_extras
@@ -61,10 +63,21 @@ def save_model(
     place.mkdir(parents=True, exist_ok=True)
     config = save_parts(model, place, scores, licence, tokenizer)
     # Each tensor on its own: safetensors refuses those that share memory.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in merged_state(model).items()}
     save_file(state, place / WEIGHTS, metadata={"format": "pt"})
     (place / CARD).write_text(model_card(config), encoding="utf-8")
     return place
+
+
+def merged_state(model: FusionModule) -> dict[str, torch.Tensor]:
+    """The weights, with LoRA adapters added to those of the text encoder; the model stays as it is."""
+    state = dict(model.state_dict())
+    if model.text_encoder.adapters is None:
+        return state
+    encoder = deepcopy(model.text_encoder)
+    encoder.merge()
+    others = {name: value for name, value in state.items() if not name.startswith("text_encoder.")}
+    return others | {f"text_encoder.{name}": value for name, value in encoder.state_dict().items()}
 
 
 def save_parts(
@@ -79,6 +92,7 @@ def save_parts(
     checkpoint: dict[str, Any] = {}
     write_extras(model, checkpoint)
     facts = checkpoint[KEY]
+    facts["text_config"].pop(ADAPTERS, None)  # they are merged
     data = dict(facts.get("data") or {})
     files: dict[str, str] = data.pop("tokenizer", None) or {}
     if not files and tokenizer is not None:

@@ -21,6 +21,8 @@ from mner.data import MNERDataModule
 from mner.errors import CheckpointError, MNERError
 from mner.fusion import FusionModule
 from mner.fusion.checkpoint import KEY, import_class, read_checkpoint
+from mner.learning_rate import FindLearningRate as FindLearningRate  # so that configs find it by its short name
+from mner.lora import LoRA as LoRA
 from mner.quiet import hush
 from mner.running import Trainer
 

@@ -115,7 +115,9 @@ class Tagger:
         """
         if Path(path).is_dir():
             raise CheckpointError(f"Expected a checkpoint, but {path} is a folder")
-        return cls(FusionModule.load_from_checkpoint(path), **options)
+        model = FusionModule.load_from_checkpoint(path)
+        model.text_encoder.merge()  # LoRA adapters have no use but to be trained
+        return cls(model, **options)
 
     @classmethod
     def from_pretrained(

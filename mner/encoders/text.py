@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+from mner.encoders.lora import Adapters, add_adapters, merge_adapters
 from mner.encoders.visual_bert import MODEL_TYPE, load_visual_bert, visual_parameters
 from mner.errors import CheckpointError
 from mner.pretrained import TINY, locate
+
+ADAPTERS = "mner_adapters"
+"""Key of the configuration under which checkpoints say that the encoder has adapters."""
 
 
 class TextEncoder(nn.Module):
@@ -20,6 +24,10 @@ class TextEncoder(nn.Module):
     Args:
         name: A Hub name or folder of a transformers model; `"tiny"` for the built-in one (random weights); or the
             configuration itself as a dictionary, as checkpoints store it (random weights, to be loaded afterwards).
+
+    Attributes:
+        width: d, the width of its vectors.
+        adapters: What its LoRA adapters are like, or None without.
 
     Shapes:
         - `token_ids`, `token_mask`, `segment_ids`: (b, t)
@@ -50,12 +58,33 @@ class TextEncoder(nn.Module):
         self.width: int = config.hidden_size
         accepted = inspect.signature(self.model.forward).parameters
         self.has_segments = "token_type_ids" in accepted and getattr(config, "type_vocab_size", 0) > 1
+        self.adapters: Adapters | None = None
+        if isinstance(name, dict) and name.get(ADAPTERS):
+            self.adapt(Adapters(**{**name[ADAPTERS], "layers": tuple(name[ADAPTERS]["layers"])}))
 
     @property
     def config(self) -> dict[str, Any]:
         """The model's configuration as plain data, enough to build it again without its weights."""
         config: dict[str, Any] = self.model.config.to_dict()
-        return config
+        return config if self.adapters is None else {**config, ADAPTERS: self.adapters.plain()}
+
+    def adapt(self, adapters: Adapters) -> None:
+        """Freeze the model and put LoRA adapters into it, which learn instead. It computes the same at first.
+
+        Raises:
+            MissingDependencyError: If `peft` is not installed.
+            ValueError: If it has adapters already, or no layer of a name that is asked for.
+        """
+        if self.adapters is not None:
+            raise ValueError("Expected a text encoder without adapters, but it has some; `merge` them first")
+        add_adapters(self.model, adapters)
+        self.adapters = adapters
+
+    def merge(self) -> None:
+        """Add the adapters to the weights: a plain model that computes the same. Nothing happens without adapters."""
+        if self.adapters is not None:
+            merge_adapters(self.model)
+            self.adapters = None
 
     def forward(self, token_ids: Tensor, token_mask: Tensor, segment_ids: Tensor) -> Tensor:
         """Encode word pieces."""
@@ -77,8 +106,10 @@ def _build(name: str | dict[str, Any]) -> Any:
 
 
 def _from_config(config: dict[str, Any]) -> nn.Module:
-    options = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
-    model: nn.Module = AutoModel.from_config(AutoConfig.for_model(**options), dtype=torch.float32)
+    options = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype", ADAPTERS)}
+    model: nn.Module = AutoModel.from_config(
+        AutoConfig.for_model(**options), dtype=torch.float32, trust_remote_code=False
+    )
     return model
 
 

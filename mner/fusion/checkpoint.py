@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import mner
+from mner.encoders.text import ADAPTERS
 from mner.errors import CheckpointError
 from mner.labels import entity_types
 
@@ -98,7 +99,23 @@ def accept(module: FusionModule, checkpoint: dict[str, Any]) -> None:
             f"The checkpoint was trained with entity types {entity_types(labels)}, but the data have "
             f"{entity_types(module.labels)}; choose the data set that it was trained for"
         )
+    _check_adapters(module, checkpoint[KEY].get("text_config") or {})
     module.restored = checkpoint[KEY]
+
+
+def _check_adapters(module: FusionModule, config: dict[str, Any]) -> None:
+    """Lightning would name each weight of the adapters, and not say what to do."""
+    own = module.text_encoder.adapters
+    stored, given = config.get(ADAPTERS), None if own is None else own.plain()
+    if stored != given:
+        raise CheckpointError(
+            f"The checkpoint was written with {_named(stored)}, but the model has {_named(given)}; train on with the "
+            "callbacks that it was trained with (mner.lora.LoRA)"
+        )
+
+
+def _named(adapters: dict[str, Any] | None) -> str:
+    return "no LoRA adapters" if adapters is None else f"LoRA adapters of {adapters}"
 
 
 def _is_called(cls: type, path: str) -> bool:

@@ -164,6 +164,10 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
 
         Returns:
             (b, w, l), 1 in sum at real words and 0 at padding; float32, or float64 where the emissions are.
+
+        >>> crf = CRF(3, batch_first=True, labels=["O", "B-PER", "I-PER"])
+        >>> crf.marginals(torch.zeros(1, 4, 3)).sum(-1)
+        tensor([[1., 1., 1., 1.]])
         """
         home = emissions.device
         emissions, mask = self._words_first(emissions, mask)
@@ -191,6 +195,11 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
 
         Raises:
             ValueError: If there are no `labels`, or a span is not within its row or of an unknown type.
+
+        >>> crf = CRF(3, batch_first=True, labels=["O", "B-PER", "I-PER"])
+        >>> emissions = torch.tensor([[[0.0, 40.0, 0.0], [0.0, 0.0, 40.0], [40.0, 0.0, 0.0]]])
+        >>> round(crf.span_probabilities(emissions, None, [[Span(0, 2, "PER")]])[0][0], 4)
+        1.0
         """
         if self.labels is None:
             raise ValueError("Expected a CRF that knows its labels, but got none. Construct it with `labels=[...]`.")

@@ -33,12 +33,19 @@ def bio_labels(types: Sequence[str]) -> list[str]:
 
 
 def entity_types(labels: Iterable[str]) -> list[str]:
-    """The entity types of a label list, in order of first appearance."""
+    """The entity types of a label list, in order of first appearance.
+
+    >>> entity_types(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
+    ['PER', 'LOC']
+    """
     return list(dict.fromkeys(split_tag(label)[1] for label in labels if label != "O"))
 
 
 def split_tag(tag: str) -> tuple[str, str]:
     """`"B-PER"` -> `("B", "PER")`, `"O"` -> `("O", "")`.
+
+    >>> split_tag("B-PER"), split_tag("O")
+    (('B', 'PER'), ('O', ''))
 
     Raises:
         ValueError: If `tag` is no BIO tag.
@@ -73,7 +80,11 @@ def spans(tags: Sequence[str], mode: Mode = "lenient") -> list[Span]:
 
 
 def tags_of(entities: Iterable[Span], length: int) -> list[str]:
-    """The BIO tags of non-overlapping spans over `length` words; the inverse of `spans`."""
+    """The BIO tags of non-overlapping spans over `length` words; the inverse of `spans`.
+
+    >>> tags_of([Span(1, 3, "LOC")], length=4)
+    ['O', 'B-LOC', 'I-LOC', 'O']
+    """
     tags = ["O"] * length
     for start, end, type_ in entities:
         if not 0 <= start < end <= length:
@@ -85,7 +96,11 @@ def tags_of(entities: Iterable[Span], length: int) -> list[str]:
 
 
 def stray_insides(tags: Sequence[str]) -> list[int]:
-    """Positions whose `I-` continues no entity of its type (after `O`, another type, or at the start)."""
+    """Positions whose `I-` continues no entity of its type (after `O`, another type, or at the start).
+
+    >>> stray_insides(["I-PER", "I-PER", "O", "I-LOC"])
+    [0, 3]
+    """
     previous = "", ""
     stray = []
     for position, tag in enumerate(tags):
@@ -97,7 +112,11 @@ def stray_insides(tags: Sequence[str]) -> list[int]:
 
 
 def repair(tags: Sequence[str]) -> list[str]:
-    """`tags` with each stray `I-` made a `B-`: the lenient entities, written as strict IOB2."""
+    """`tags` with each stray `I-` made a `B-`: the lenient entities, written as strict IOB2.
+
+    >>> repair(["I-PER", "I-PER", "O", "I-LOC"])
+    ['B-PER', 'I-PER', 'O', 'B-LOC']
+    """
     stray = set(stray_insides(tags))
     return [f"B-{split_tag(tag)[1]}" if position in stray else tag for position, tag in enumerate(tags)]
 
@@ -107,6 +126,10 @@ def allowed_transitions(labels: Sequence[str]) -> tuple[list[bool], list[list[bo
 
     Returns:
         `start` (l) and `follow` (l, l) with `follow[i][j]` true where label `j` may come right after label `i`.
+
+    >>> start, follow = allowed_transitions(["O", "B-PER", "I-PER"])
+    >>> start, follow[0]
+    ([True, True, False], [True, True, False])
     """
     pairs = [split_tag(label) for label in labels]
     start = [prefix != "I" for prefix, _ in pairs]

@@ -61,6 +61,11 @@ class Post:
     def of(cls, given: Post | str | Sequence[str] | Mapping[str, Any]) -> Post:
         """A post from itself, a text, a list of words, or a mapping of a post's attributes.
 
+        >>> Post.of("Anna visits Lagos").text, Post.of(["Anna", "visits", "Lagos"]).words
+        ('Anna visits Lagos', ['Anna', 'visits', 'Lagos'])
+        >>> Post.of({"text": "Anna", "context": "a caption"}).context
+        'a caption'
+
         Raises:
             TypeError: If it is something else, or the mapping has other keys.
         """

@@ -7,13 +7,17 @@ import pkgutil
 import re
 import shlex
 import sys
-from doctest import testmod
+from doctest import DocTestParser, DocTestRunner, testmod
 from pathlib import Path
 
 import pytest
 import torch
 
 import mner
+import mner.analysis
+import mner.data
+import mner.fusion
+import mner.tagger
 from mner.benchmark.paper import TABLE_1
 from mner.cli import COMMANDS, LIGHTNING, POSITIONAL, main
 from mner.fusion import TextOnly
@@ -179,10 +183,32 @@ def test_the_page_of_commands_names_each():
     assert [command for command in (*LIGHTNING, *COMMANDS) if f"mner {command}" not in text] == []
 
 
-def test_public_names_are_in_the_api_pages():
-    pages = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs/api").iterdir()))
-    for module in (mner.fusion, mner.data):
-        assert [name for name in module.__all__ if not re.search(rf":: .*\b{name}\b", pages)] == []
+API = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs/api").iterdir()))
+
+
+def in_the_api(module, name):
+    """Whether the API pages have a name, alone or with all of its module."""
+    whole = rf":: {module}\n +:members:\n( +:imported-members:\n)?"
+    return re.search(rf":: .*\b{name}$|^ +:members: .*\b{name}\b|{whole}", API, re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize(
+    "module", [mner, mner.fusion, mner.data, mner.analysis, mner.tagger], ids=lambda it: it.__name__
+)
+def test_public_names_are_in_the_api_pages(module):
+    names = [name for name in module.__all__ if not name.startswith("__")]
+    modules = {name for name in names if inspect.ismodule(getattr(module, name))}
+    assert len(names) > 3
+    assert [name for name in names if name not in modules and not in_the_api(module.__name__, name)] == []
+    assert [name for name in modules if f"mner.{name}" not in API] == []
+
+
+def test_what_pages_import_is_in_the_api_pages():
+    code = "\n".join(block for page in PAGES for block in blocks(page, "python"))
+    found = re.findall(r"^from (mner[\w.]*) import (.+)$", code, re.MULTILINE)
+    imported = {(module, name.split(" as ")[0].strip()) for module, names in found for name in names.split(",")}
+    assert len(imported) > 10
+    assert [f"{module}.{name}" for module, name in sorted(imported) if not in_the_api(module, name)] == []
 
 
 PAPER_ROWS = {
@@ -228,3 +254,24 @@ def test_examples_in_docstrings_run(name):
     failed, tried = testmod(importlib.import_module(name))
     assert tried > 0
     assert failed == 0
+
+
+def test_examples_are_where_readers_look_for_them():
+    """The layer, the metric, labels, readers, and each strategy's maths have an example, which the test above runs."""
+    names = {"mner.crf", "mner.metrics", "mner.labels", "mner.words", "mner.posts", "mner.data.readers"}
+    names |= {f"mner.fusion.{page.stem}" for page in STRATEGY_PAGES}
+    assert names - set(modules_with_examples()) == set()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "pycon")], ids=lambda page: page.stem)
+def test_examples_in_pages_run(page):
+    for block in blocks(page, "pycon"):
+        example = DocTestParser().get_doctest(block, {}, page.name, str(page), 0)
+        assert example.examples
+        assert DocTestRunner().run(example).failed == 0
+
+
+def test_all_examples_in_pages_are_in_blocks_that_run():
+    assert sum(page.read_text(encoding="utf-8").count(">>> ") for page in PAGES) == sum(
+        block.count(">>> ") for page in PAGES for block in blocks(page, "pycon")
+    )

@@ -46,6 +46,15 @@ def read_conll(path: str | PathLike[str]) -> list[Example]:
         DataNotFoundError: If there is no such file.
         DataFormatError: For a wrong tag, a missing or additional column, a post without image id or without words,
             a repeated id, a file that is empty or not UTF-8; with the line.
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "train.txt")
+    ...     with open(path, "w", encoding="utf-8") as file:
+    ...         _ = file.write("IMGID:1\nAnna\tB-PER\nvisits\tO\nLagos\tB-LOC\n")
+    ...     (post,) = read_conll(path)
+    >>> post.image_id, post.words, post.tags
+    ('1', ('Anna', 'visits', 'Lagos'), ('B-PER', 'O', 'B-LOC'))
     """
     ids = UniqueIds(path)
     known: set[str] = set()

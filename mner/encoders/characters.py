@@ -80,6 +80,9 @@ class CharacterEncoder(nn.Module):
         embedding_width: Width of a character's embedding.
         filters: Number of filters of each convolution.
         window_widths: Characters that each convolution spans.
+
+    >>> CharacterEncoder(width=10)(characters_to_ids([["a", "ab"], ["é"]])).shape
+    torch.Size([2, 2, 10])
     """
 
     def __init__(

@@ -51,6 +51,12 @@ class AdditiveAttention(Attention):
         query_width: Width of the queries.
         key_width: Width of the keys.
         width: Width k in which query and key meet. Memory is b · queries · keys · k.
+
+    >>> import torch
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> output, weights = AdditiveAttention(8, 16, 4)(torch.randn(1, 5, 8), torch.randn(1, 3, 16), mask)
+    >>> output.shape, weights.shape, weights[..., 2].abs().max().item()
+    (torch.Size([1, 5, 16]), torch.Size([1, 5, 3]), 0.0)
     """
 
     def __init__(self, query_width: int, key_width: int, width: int) -> None:

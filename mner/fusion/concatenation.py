@@ -33,6 +33,11 @@ class ConcatenationFusion(nn.Module):
         region_width: Width f of an image region.
         character_width: Width d_c of a word's character vector c_t; 0 leaves characters out, and m_t is 2p wide.
         projected_width: Width p of each part; None: d.
+
+    >>> fusion = ConcatenationFusion(width=8, region_width=16, character_width=4)
+    >>> words, characters, regions = torch.randn(2, 5, 8), torch.randn(2, 5, 4), torch.randn(2, 9, 16)
+    >>> fusion(words, regions, torch.ones(2, 9, dtype=torch.bool), characters).shape
+    torch.Size([2, 5, 24])
     """
 
     def __init__(

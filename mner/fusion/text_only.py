@@ -19,6 +19,9 @@ class TextOnly(FusionModule):
     Paper: Chen et al., "Can images help recognize entities?", W-NUT 2021, sections 3.2 and 5.1. The authors' code
     trains the CRF on special tokens and later pieces too, and never decodes with it; here it sees words only, and
     Viterbi decodes.
+
+    >>> TextOnly(["O", "B-PER", "I-PER"], hidden_size=8).head
+    Linear(in_features=8, out_features=3, bias=True)
     """
 
     uses_image: ClassVar[bool] = False

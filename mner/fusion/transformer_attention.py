@@ -51,6 +51,15 @@ class SingleStream(nn.Module):
 
     Raises:
         ValueError: If the encoder is of a kind that cannot read regions.
+
+    >>> from transformers import BertConfig, BertModel
+    >>> sizes = {"vocab_size": 30, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> encoder = BertModel(BertConfig(**sizes, num_hidden_layers=1))
+    >>> stream = SingleStream(encoder, region_width=16)
+    >>> token_ids, starts = torch.arange(12).view(2, 6), torch.arange(1, 5).expand(2, 4)
+    >>> regions, mask = torch.randn(2, 3, 16), torch.ones(2, 9, dtype=torch.bool)
+    >>> stream(encoder, token_ids, mask[:, :6], torch.zeros_like(token_ids), starts, regions, mask[:, 6:]).shape
+    torch.Size([2, 4, 8])
     """
 
     def __init__(self, model: Any, region_width: int) -> None:

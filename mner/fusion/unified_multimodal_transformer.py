@@ -104,6 +104,14 @@ class UnifiedMultimodalFusion(nn.Module):
         region_width: Width f of an image region.
         heads: Heads of each layer; see `CrossModalLayer`.
         dropout: In each layer.
+
+    >>> fusion = UnifiedMultimodalFusion(width=8, region_width=16)
+    >>> words, word_mask = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
+    >>> regions, region_mask = torch.randn(2, 9, 16), torch.ones(2, 9, dtype=torch.bool)
+    >>> fusion(words, word_mask, regions, region_mask).shape
+    torch.Size([2, 5, 16])
+    >>> fusion.span_states(words, word_mask).shape
+    torch.Size([2, 5, 8])
     """
 
     def __init__(self, width: int, region_width: int, heads: int | None = None, dropout: float = 0.1) -> None:

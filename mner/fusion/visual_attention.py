@@ -39,6 +39,12 @@ class VisualAttentionFusion(nn.Module):
         width: Width d of a word's vector.
         region_width: Width f of an image region.
         attention_width: Width k in which query and regions meet; None: d.
+
+    >>> fusion = VisualAttentionFusion(width=8, region_width=16)
+    >>> words, word_mask = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
+    >>> regions, region_mask = torch.randn(2, 9, 16), torch.ones(2, 9, dtype=torch.bool)
+    >>> fusion(words, word_mask, regions, region_mask).shape
+    torch.Size([2, 5, 8])
     """
 
     def __init__(self, width: int, region_width: int, attention_width: int | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,9 +45,10 @@ def main(args: Sequence[str] | None = None) -> Any:
         args: The arguments; None for those of the process.
     """
     given = list(sys.argv[1:] if args is None else args)
-    # The installed script does not look into the current folder, where a user's own fusion lives.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    # The installed script does not look into the current folder, where a user's own fusion lives. Not "", which moves
+    # with the process: jsonargparse goes into the folder of a --config while it reads it.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     for command, target in COMMANDS.items():
         words = command.split()
         if given[: len(words)] == words:

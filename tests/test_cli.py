@@ -310,6 +310,23 @@ def test_the_script_sees_the_current_folder(here):
     assert wrong.stderr.splitlines()[-1].startswith("mner fit: Expected a folder with posts, but there is none at ")
 
 
+def test_a_class_of_ones_own_is_found_with_a_config_in_another_folder(tmp_path, monkeypatch, capsys):
+    """While a config is read, the current folder is that of the config."""
+    (tmp_path / "own_posts.py").write_text(
+        "from mner.data import MNERDataModule\n\n\nclass Own(MNERDataModule):\n    types = ('PER',)\n", encoding="utf-8"
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(
+        "model: {class_path: TextOnly}\ndata: {class_path: own_posts.Own, init_args: {root: data}}\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    with pytest.raises(SystemExit) as end:
+        main(["test", "--config", "run/config.yaml", "--print_config"])
+    assert end.value.code == 0
+    assert "own_posts.Own" in capsys.readouterr().out
+
+
 def test_print_config(here, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["fit", *TEXT, *DATA, "--data.train_fraction=0.5", "--print_config"])

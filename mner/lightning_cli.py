@@ -73,6 +73,7 @@ class SaveConfigOfFit(SaveConfigCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Save it, if this is a training run."""
         if stage == "fit":
+            self.save_to_log_dir = trainer.log_dir is not None  # a logger that writes to a server has no folder here
             super().setup(trainer, pl_module, stage)
 
 

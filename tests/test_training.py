@@ -73,6 +73,14 @@ def test_tensorboardlogger__writes_events(run):
     assert (folder / "config.yaml").is_file()
 
 
+def test_a_logger_without_a_folder_here(run):
+    served = "--trainer.logger=pytorch_lightning.loggers.logger.DummyLogger"
+    cli = run("EarlyStopping", served, "--trainer.limit_train_batches=1", "--trainer.max_epochs=1")
+    assert cli.trainer.log_dir is None
+    assert Path(cli.trainer.checkpoint_callback.best_model_path).is_file()
+    assert not list(Path().rglob("config.yaml"))
+
+
 @pytest.mark.parametrize("name", NOT_RUN)
 def test_options_of_other_loggers_are_understood(run, name, capsys):
     with pytest.raises(SystemExit) as end:

@@ -27,6 +27,7 @@ from mner.data.batch import Example
 from mner.data.context import read_context
 from mner.data.feature_writer import FeatureWriter
 from mner.data.features import FeatureStore
+from mner.data.images import image_key
 from mner.data.predictions import Prediction, ScoredSpan, prediction_header, read_predictions, write_predictions
 from mner.data.readers import read_conll, read_jsonl, write_conll, write_jsonl
 from mner.errors import DataFormatError
@@ -171,17 +172,17 @@ def lost_rows(lines: list[str], found: Any) -> str:
 
 
 def lost_texts(lines: list[str], found: Any) -> str:
-    """Context: the text of each line is found under its key."""
+    """Context: the text of each line is found under its key, those of posts and those of images each for themselves."""
     for line in lines:
         if lines[0].startswith("{"):
             record = json.loads(line)
-            keys = [record[key] for key in ("image_id", "id") if record.get(key)]
             text = record["caption"] if "caption" in record else record["text"]
         else:
             key, text = re.split("[ \t]+:", line.removeprefix("\ufeff"), maxsplit=1)
-            keys = [key]
-        if not any(key in found and found[key] == text.strip() for key in keys):
-            return f"the text of {keys}"
+            record = {"image_id": key}
+        places = {"id": found.by_post, "image_id": found.by_image}
+        if not any(places[kind].get(image_key(record[kind])) == text.strip() for kind in places if record.get(kind)):
+            return f"the text of {record}"
     return ""
 
 

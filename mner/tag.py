@@ -75,15 +75,20 @@ def tag(
     options: dict[str, Any] = {"captioner": captioner, "image_weights": image_weights, "batch_size": batch_size}
     with ExitStack() as stack:
         source = Path(input)
+        is_file = input != STANDARD and source.is_file()
         if input != STANDARD and not source.exists():
             raise DataNotFoundError(f"No input at {input}: expected a file of JSON lines, a folder, or - for lines")
         sources = sources_of(context or ())
         if input != STANDARD and source.is_dir():
+            place = Path(output)
+            if output != STANDARD and place.suffix.lower() == ".txt" and place.resolve().parent == source.resolve():
+                raise MNERError(f"Expected an output outside of {source}, where {output} would be a post; name another")
             total: int | None = len(text_files(source))
             given = from_folder(source, Images(images or source), sources)
         else:
             stream = sys.stdin.buffer if input == STANDARD else stack.enter_context(source.open("rb"))
-            total = None if input == STANDARD else _count(source)
+            # Of what is no file, such as a pipe, counting would take all.
+            total = _count(source) if is_file else None
             given = from_lines(stream, "<stdin>" if input == STANDARD else input, Images(images), sources)
         sink = stack.enter_context(Sink(output, chosen))
         tagger = Tagger.load(checkpoint, words=None if words == "auto" else words, device=device, **options)
@@ -92,7 +97,7 @@ def tag(
         bar = progress.add_task("", total=total)
         try:
             # Lines that come one by one are tagged as soon as there is a batch of them.
-            ahead = 1 if input == STANDARD else AHEAD
+            ahead = AHEAD if is_file or source.is_dir() else 1
             run(tagger, given, sink, lambda count: progress.update(bar, advance=count), ahead)
         except BrokenPipeError:
             # Whoever read the output has gone, as `head` does. Python would complain once more when it flushes.
@@ -182,7 +187,7 @@ class Sink:
         if times > 1:
             # A second post of one id is an error; equal lines that cannot be read are several errors.
             error = given.error or f"the id {given.id!r} again; expected each id once"
-            given = replace(given, key=f"{given.key} again {times}", post=None, error=error)
+            given = replace(given, key=f"again {times}: {given.key}", post=None, error=error)
         return None if given.key in self.done else given
 
     def write(self, given: Given, result: Tagged | str) -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
@@ -27,6 +28,11 @@ SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".
 MAX_PIXELS = 89_478_485
 """More than this many pixels is taken for a decompression bomb, as Pillow does by default."""
 
+MANY_PIXELS = 16_000_000
+"""A picture with more is made smaller as soon as it is decoded, where less is needed: a batch would fill the memory."""
+
+# Not all that Pillow opens: for EPS, for instance, it runs another program.
+_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIX = re.compile("(" + "|".join(map(re.escape, SUFFIXES)) + ")$", re.IGNORECASE)
 
 
@@ -47,7 +53,8 @@ def load_image(path: str | os.PathLike[str] | BinaryIO, size: int | None = None)
     Args:
         path: The file, or an open one.
         size: The shorter side that is needed. A JPEG file is then decoded at 1/2, 1/4 or 1/8 of its size where that is
-            still at least `size`, which is about twice as fast. None decodes every pixel.
+            still at least `size`, which is about twice as fast; any file of more than 16 million pixels is then made
+            smaller likewise. None keeps every pixel.
 
     Returns:
         The image and "", or None and the reason. A broken image is data, not an exception.
@@ -56,13 +63,13 @@ def load_image(path: str | os.PathLike[str] | BinaryIO, size: int | None = None)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # damaged EXIF and the like, of which the pixels know nothing
-            with Image.open(path) as file:
+            with Image.open(path, formats=_formats()) as file:
                 if file.width * file.height > MAX_PIXELS:
                     return None, "too large"
                 if size is not None:
                     file.draft(None, (size, size))
                 file.load()
-                return to_rgb(file), ""
+                return _reduced(to_rgb(file), size), ""
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None, "missing"
     except PermissionError:
@@ -78,6 +85,18 @@ def load_image(path: str | os.PathLike[str] | BinaryIO, size: int | None = None)
 def to_rgb(image: Image.Image) -> Image.Image:
     """An opened image as `load_image` gives it: upright RGB. Decoding it may raise what its decoder raises."""
     return _rgb(_upright(image))
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _reduced(image: Image.Image, size: int | None) -> Image.Image:
+    """A huge picture at 1/2, 1/3, ... of its size, so that its shorter side is still at least `size`."""
+    factor = 1 if size is None else min(image.size) // size
+    return image.reduce(factor) if factor > 1 and image.width * image.height > MANY_PIXELS else image
 
 
 def _has_content(path: str | os.PathLike[str] | BinaryIO) -> bool:

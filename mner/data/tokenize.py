@@ -58,16 +58,14 @@ class PostTokenizer:
     """
 
     def __init__(self, name: str, max_length: int | None = None, replace_urls: str | None = None) -> None:
-        from transformers import AutoTokenizer
-
-        self.tokenizer = AutoTokenizer.from_pretrained(locate(name))
+        self.tokenizer = _load(name)
         if len(self.tokenizer) <= len(self.tokenizer.all_special_tokens):
             raise CheckpointError(
                 f"Expected a tokeniser at {name!r}, but there is no vocabulary: every word would be unknown. Give the "
                 "data module the `tokenizer` that the encoder was trained with (VisualBERT: bert-base-uncased)"
             )
         if _needs_prefix_space(self.tokenizer):
-            self.tokenizer = AutoTokenizer.from_pretrained(locate(name), add_prefix_space=True)
+            self.tokenizer = _load(name, add_prefix_space=True)
         declared = self.tokenizer.model_max_length
         declared = 512 if declared > 100_000 else declared  # "no limit" is written as a huge number
         self.max_length = declared if max_length is None else max_length
@@ -196,6 +194,21 @@ class PostTokenizer:
     def _unknown_piece(self) -> tuple[int, ...]:
         unknown = self.tokenizer.unk_token_id
         return (int(self._ids("a")[0] if unknown is None else unknown),)
+
+
+def _load(name: str, **options: Any) -> Any:
+    """The tokeniser, but no code of its own: transformers would ask about it on standard input, where posts may be."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise CheckpointError(
+            f"The tokeniser at {name!r} is a program of its own, which mner does not run; expected one of those that "
+            "transformers knows"
+        ) from error
 
 
 def _needs_prefix_space(tokenizer: Any) -> bool:

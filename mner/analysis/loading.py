@@ -18,8 +18,9 @@ def load_systems(arguments: Sequence[str]) -> dict[str, list[Predictions]]:
     """Read prediction files: each argument is one system.
 
     An argument is a file (one run), a folder (each `*.jsonl` in it is a run, one a seed; if there is none, those in
-    its `seed*` folders, as `mner benchmark` leaves them), or a quoted pattern such as `"runs/text-*.jsonl"`. `NAME=` before it names the system; without, the file's or folder's name does, with as many
-    parent folders as tell the systems apart.
+    its `seed*` folders, as `mner benchmark` leaves them), or a quoted pattern such as `"runs/text-*.jsonl"`. `NAME=`
+    before it names the system; without, the file's or folder's name does, with as many parent folders as tell the
+    systems apart.
 
     Raises:
         DataNotFoundError: If an argument leads to no file.

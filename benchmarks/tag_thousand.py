@@ -108,7 +108,6 @@ def main() -> None:
         data = [
             "--data=Twitter2017DataModule",
             f"--data.root={posts.parent}",
-            "--data.text_encoder=tiny",
             *IMAGE_OPTIONS,
         ]
         to = ["--split=test", f"--output={predicted}", "--trainer.logger=false", "--trainer.accelerator=cpu"]

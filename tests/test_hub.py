@@ -58,7 +58,7 @@ from mner.posts import Post
 texts, image, folders = json.loads(sys.argv[1])
 out = {}
 for name, folder in folders.items():
-    tagger = Tagger.from_pretrained(folder, device="cpu")
+    tagger = Tagger.load(folder, device="cpu")
     out[name] = [(t.tags, t.has_image, [e.score for e in t])
                  for t in tagger([Post(text, image=image, context="a cap") for text in texts])]
 print(json.dumps(out))
@@ -79,7 +79,12 @@ def test_every_strategy_in_a_fresh_process(tmp_path, posts_folder, bert_folder):
         for kind, choice in choices.items() if cls.uses_image else [("text", {})]:
             name = f"{cls.__name__} {kind}"
             path = save_checkpoint(
-                tmp_path / "a.ckpt", cls, posts_folder, bert_folder, context=["captions.jsonl"], **choice
+                tmp_path / f"{cls.__name__} {kind}.ckpt",
+                cls,
+                posts_folder,
+                bert_folder,
+                context=["captions.jsonl"],
+                **choice,
             )
             tagger = Tagger.from_checkpoint(path, device="cpu")
             folders[name] = str(tagger.save_pretrained(tmp_path / name))
@@ -90,6 +95,7 @@ def test_every_strategy_in_a_fresh_process(tmp_path, posts_folder, bert_folder):
                 tagged = tagger([Post(text, image=image, context="a cap") for text in TEXTS])
             assert all(one.has_image == cls.uses_image for one in tagged)
             expected[name] = [[list(one.tags), one.has_image, [e.score for e in one]] for one in tagged]
+            folders[f"{name} checkpoint"], expected[f"{name} checkpoint"] = str(path), expected[name]
     assert len({json.dumps(some) for some in expected.values()}) > len(STRATEGIES) / 2  # they do differ
     argument = json.dumps([TEXTS, image, folders])
     done = subprocess.run([sys.executable, "-c", PROGRAM, argument], capture_output=True, text=True, check=False)

@@ -305,6 +305,13 @@ def test_pipe_and_kill(tmp_path, checkpoint):
     assert tag(given, checkpoint, str(out), device="cpu") == 0
     assert out.read_bytes().startswith(killed[: killed.rfind(b"\n") + 1])
     assert [record["id"] for record in lines(out)] == [f"p{n}" for n in range(count)]
+    # The same as a run that nobody stopped, but for the last digits of scores: other posts shared their batches.
+    whole = tmp_path / "whole.jsonl"
+    assert tag(given, checkpoint, str(whole), device="cpu") == 0
+    for one, other in zip(lines(out), lines(whole), strict=True):
+        scores = [[entity.pop("score") for entity in record["entities"]] for record in (one, other)]
+        assert one == other
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert json.loads(process.stdout.readline())["id"] == "p0"

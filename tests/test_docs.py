@@ -154,13 +154,15 @@ def test_commands_in_the_pages_exist(line):
 )
 def test_options_of_training_commands_are_understood(line, own_folder, tmp_path):
     own_folder(FUSIONS["GatedFusion"] + blocks(ROOT / "docs/data.md", "python")[-1])
+    (module,) = (code for code in blocks(ROOT / "docs/path.md", "python") if "MyDataModule" in code)
+    (tmp_path / "my_data.py").write_text(module, encoding="utf-8")
     words = shlex.split(line)[1:]
     # Files of a run that the reader has made by then.
     config, checkpoint = tmp_path / "config.yaml", tmp_path / "best.ckpt"
     config.write_text("model: {class_path: TextOnly}\ndata: {class_path: SampleDataModule}\n", encoding="utf-8")
-    module = TextOnly(bio_labels(["PER"]))
-    content = {"state_dict": module.state_dict()}
-    module.on_save_checkpoint(content)
+    model = TextOnly(bio_labels(["PER"]))
+    content = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(content)
     torch.save(content, checkpoint)
     made = {".yaml": config, ".ckpt": checkpoint}
     words = [str(made[Path(word).suffix]) if word.startswith("lightning_logs/") else word for word in words]

@@ -50,7 +50,7 @@ def main() -> None:
         turn()
         while True:
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-                entities = [len(tagged) for tagged in tagger.stream(texts)]
+                entities = [len(tagged) for tagged in tagger(texts)]
             turn(posts=len(entities), entities=sum(entities))
     dataset = MNERDataset(posts, labels, tokenizer)
     loader: Any = DataLoader(

@@ -25,11 +25,7 @@ from mner.data.predictions import read_predictions
 from mner.data.sample import write_sample
 from mner.words import split_words
 
-IMAGE_OPTIONS = [
-    "--data.images=images",
-    "--data.image_encoder=test_resnet",
-    "--data.image_size=64",
-]  # the quick start's
+IMAGE_OPTIONS = ["--data.images=images", "--data.image_size=64"]  # the quick start's
 
 
 def make(root: Path, count: int, seed: int) -> Path:
@@ -105,11 +101,7 @@ def main() -> None:
         print(f"{len(found)} posts, {sum(record.get('has_image', False) for record in found)} with an image")
         print(f"{given.posts / second:.0f} posts a second of processor time, loading the model included")
         print(f"two runs are the same byte for byte: {whole.read_bytes() == (root / 'again.jsonl').read_bytes()}")
-        data = [
-            "--data=Twitter2017DataModule",
-            f"--data.root={posts.parent}",
-            *IMAGE_OPTIONS,
-        ]
+        data = ["--data=Twitter2017DataModule", f"--data.root={posts.parent}", *IMAGE_OPTIONS]
         to = ["--split=test", f"--output={predicted}", "--trainer.logger=false", "--trainer.accelerator=cpu"]
         mner(["predict", f"--ckpt_path={given.checkpoint}", *data, *to])
         by_id = {post.id: post for post in read_predictions(predicted).posts}

@@ -1,42 +1,18 @@
-"""Posts and images in the columns of Hugging Face data sets. Nothing here imports `datasets` before it is needed."""
+"""Posts in the columns of Hugging Face data sets."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
 from sys import intern
 from typing import Any
 
-from PIL import Image
-
 from mner.data.batch import Example
 from mner.data.context import Texts
-from mner.data.images import Reason, load_image
 from mner.data.lines import json_type, shown
-from mner.errors import DataFormatError, DataNotFoundError, MissingDependencyError
+from mner.data.tables import Table, import_datasets, inner_of, is_string, type_fault
+from mner.errors import DataFormatError
 from mner.labels import entity_types, spans, split_tag, stray_insides
-
-CHUNK = 1000
-"""Rows that are read together."""
-
-
-def import_datasets() -> Any:
-    """The package `datasets`.
-
-    Raises:
-        MissingDependencyError: If it is not installed.
-    """
-    try:
-        import datasets
-    except ImportError:
-        raise MissingDependencyError(
-            "Expected the package `datasets` for Hugging Face data sets, but it is not installed; "
-            "`pip install 'mner[datasets]'`"
-        ) from None
-    return datasets
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,116 +32,6 @@ class Columns:
     image_id: str | None = "image_id"
 
 
-@dataclass(frozen=True)
-class Table:
-    """The rows of one split, and where they come from.
-
-    Attributes:
-        rows: The `datasets.Dataset`.
-        source: The data set's name or folder.
-        parts: Name, first and last row (exclusive) of each piece of a split that the rows were put together from.
-    """
-
-    rows: Any
-    source: str
-    parts: Sequence[tuple[str, int, int]]
-
-    @property
-    def names(self) -> Iterator[str]:
-        """A name for each row, `train/12`: rows of a split are counted from 0, as `dataset[12]` does."""
-        return (f"{name}/{row}" for name, start, stop in self.parts for row in range(start, stop))
-
-    def column(self, name: str | None, default: str = "") -> str | None:
-        """The name of a column that is there; None for none, or where a default one is not there.
-
-        Raises:
-            DataFormatError: If it is not there.
-        """
-        if name is None or name in self.rows.column_names:
-            return name
-        if name == default:
-            return None
-        advice = "Name the columns of this data set in the options of the data module."
-        found = f"no column {name!r} (the columns are {', '.join(self.rows.column_names)})"
-        raise DataFormatError(self.source, None, found, f"a column {name!r}", advice)
-
-    def chunks(self, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-        """The values of some columns, some rows at a time; other columns, such as images, are not touched."""
-        chosen = self.rows.with_format(None).select_columns(list(dict.fromkeys(names)))
-        yield from chosen.iter(batch_size=CHUNK)
-
-    def fault(self, row: str, found: str, expected: str, advice: str = "") -> DataFormatError:
-        """The error that a row is."""
-        return DataFormatError(f"{self.source}, row {row}", None, found, expected, advice)
-
-
-def open_tables(path: str, config: str | None, revision: str | None, splits: Mapping[str, str]) -> dict[str, Table]:
-    """The splits of a data set, under the keys `train`, `valid`, `test`, as far as they are there.
-
-    Args:
-        path: Name on the Hub, a folder that `save_to_disk` wrote, or a folder of files (Parquet, JSON lines, ...).
-        config: Which of its configurations.
-        revision: Branch, tag or commit on the Hub.
-        splits: Names of splits that have others than usual, or parts of them: `{"valid": "train[90%:]"}`.
-
-    Raises:
-        MissingDependencyError: If `datasets` is not installed.
-        DataNotFoundError: If there is no such data set, configuration or split.
-    """
-    from mner.data.layout import SPLIT_NAMES
-
-    unknown = sorted(set(splits) - set(SPLIT_NAMES))
-    if unknown:
-        raise ValueError(f"Expected `splits` to name some of {tuple(SPLIT_NAMES)}, but got {unknown}")
-    found = _load(path, config, revision)
-    tables = {}
-    for split, names in SPLIT_NAMES.items():
-        name = splits.get(split) or next((name for name in names if name in found), None)
-        if name is not None:
-            tables[split] = _part(found, name, path)
-    if not tables:
-        raise DataNotFoundError(
-            f"{path} has the splits {', '.join(found)}; expected train, valid (or validation, dev) and test. Say which "
-            "is which, such as splits: {train: 'all[:80%]', valid: 'all[80%:]'}"
-        )
-    return tables
-
-
-def _load(path: str, config: str | None, revision: str | None) -> dict[str, Any]:
-    datasets = import_datasets()
-    place = Path(path)
-    try:
-        if any((place / name).is_file() for name in ("dataset_dict.json", "state.json")):
-            loaded = datasets.load_from_disk(path)
-        else:
-            loaded = datasets.load_dataset(path, config, revision=revision)
-    except Exception as error:  # no network, no such name or configuration, no file that fits: it has many errors
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise DataNotFoundError(
-            f"Expected a data set at {path!r} (a name on the Hugging Face Hub, a folder that save_to_disk wrote, or a "
-            f"folder of Parquet or JSON-lines files), but datasets could not load it: {said[:400]}"
-        ) from error
-    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-
-
-def _part(found: Mapping[str, Any], name: str, path: str) -> Table:
-    datasets = import_datasets()
-    try:
-        parts = datasets.ReadInstruction.from_spec(name).to_absolute({key: len(rows) for key, rows in found.items()})
-    except (ValueError, AssertionError) as error:
-        raise DataNotFoundError(f"{path} has no split {name!r}, but {', '.join(found)} ({error})") from error
-    places = [(part.splitname, part.from_ or 0, _end(part.to, found[part.splitname])) for part in parts]
-    pieces = [
-        found[key] if (start, stop) == (0, len(found[key])) else found[key].select(range(start, stop))
-        for key, start, stop in places
-    ]
-    return Table(pieces[0] if len(pieces) == 1 else datasets.concatenate_datasets(pieces), path, places)
-
-
-def _end(stop: int | None, rows: Any) -> int:
-    return len(rows) if stop is None else stop
-
-
 def tag_names(table: Table, columns: Columns, given: Sequence[str] | None) -> list[str] | None:
     """The names of numbered tags, in their order; None for tags that are strings, or no tags.
 
@@ -179,24 +45,24 @@ def tag_names(table: Table, columns: Columns, given: Sequence[str] | None) -> li
     """
     datasets = import_datasets()
     tokens = table.column(columns.tokens)
-    inner = _inner(table.rows.features[tokens])
-    if not _is_string(inner):
-        raise _type_fault(table, tokens, "a list of strings", "Texts have to be split into words first.")
+    inner = inner_of(table.rows.features[tokens])
+    if not is_string(inner):
+        raise type_fault(table, tokens, "a list of strings", "Texts have to be split into words first.")
     if columns.tags is None:
         return None
     tags = table.column(columns.tags)
-    inner = _inner(table.rows.features[tags])
-    if _is_string(inner):
+    inner = inner_of(table.rows.features[tags])
+    if is_string(inner):
         return None
     if isinstance(inner, datasets.ClassLabel):
         names: Sequence[str] = given or inner.names
     elif isinstance(inner, datasets.Value) and "int" in inner.dtype:
         if given is None:
             advice = "Give their names as `label_names`, in order; the data set's page or code has them."
-            raise _type_fault(table, tags, "a list of ClassLabel or of strings", advice)
+            raise type_fault(table, tags, "a list of ClassLabel or of strings", advice)
         names = given
     else:
-        raise _type_fault(table, tags, "a list of ClassLabel or of strings", "")
+        raise type_fault(table, tags, "a list of ClassLabel or of strings", "")
     for name in names:
         try:
             split_tag(name)
@@ -206,20 +72,6 @@ def tag_names(table: Table, columns: Columns, given: Sequence[str] | None) -> li
                 f"{table.source}, column {tags!r}", None, f"the label {name!r}", "O, B-TYPE or I-TYPE", advice
             ) from None
     return list(names)
-
-
-def _inner(feature: Any) -> Any:
-    """What a list holds; None for what is no list."""
-    return getattr(feature, "feature", None)
-
-
-def _is_string(feature: Any) -> bool:
-    return getattr(feature, "dtype", None) in ("string", "large_string")
-
-
-def _type_fault(table: Table, column: str | None, expected: str, advice: str) -> DataFormatError:
-    found = f"{table.rows.features[column]} in column {column!r}"
-    return DataFormatError(table.source, None, found, expected, advice)
 
 
 def types_of(names: Sequence[str] | None, tables: Mapping[str, Table], columns: Columns) -> list[str]:
@@ -360,8 +212,8 @@ def read_texts(table: Table, columns: Columns, column: str) -> Texts:
     Raises:
         DataFormatError: If it holds something else.
     """
-    if not _is_string(table.rows.features[column]):
-        raise _type_fault(table, column, "strings", "")
+    if not is_string(table.rows.features[column]):
+        raise type_fault(table, column, "strings", "")
     texts = (text for chunk in table.chunks([column]) for text in chunk[column])
     found = {id_: text or "" for (_, id_, _), text in zip(ids_of(table, columns), texts, strict=True)}
     return _ByPost(found, {})
@@ -372,88 +224,6 @@ class _ByPost(Texts):
 
     def find(self, post: Example) -> str:
         return self.by_post.get(post.id, "").strip()
-
-
-class DatasetImages:
-    """The images in a column, by image id; decoded one by one, when they are asked for.
-
-    Args:
-        tables: Splits with that column.
-        column: The column: images, or the bytes of image files.
-        columns: The others.
-
-    Attributes:
-        folder: What messages call the place.
-        size: Shorter side that `open` needs; see `load_image`.
-
-    Raises:
-        DataFormatError: If the column holds something else.
-    """
-
-    def __init__(self, tables: Sequence[Table], column: str, columns: Columns) -> None:
-        datasets = import_datasets()
-        self.folder = f"{tables[0].source}, column {column!r}"
-        self.size: int | None = None
-        self._rows: list[Any] = []
-        self._index: dict[str, tuple[int, int]] = {}
-        self._column = column
-        for table in tables:
-            feature = table.rows.features[column]
-            if not isinstance(feature, datasets.Image) and getattr(feature, "dtype", "") not in _BINARY:
-                advice = ""
-                if _is_string(feature):
-                    advice = "For names of files give their folder as `images`, and this column as `image_id`."
-                raise _type_fault(table, column, "images (datasets.Image, or the bytes of files)", advice)
-            rows = table.rows.with_format(None).select_columns([column])
-            rows = rows.cast_column(column, datasets.Image(decode=False))
-            there = _present(rows)
-            for row, (_, _, image_id) in enumerate(ids_of(table, columns)):
-                if image_id is not None and there[row]:
-                    self._index.setdefault(image_id, (len(self._rows), row))
-            self._rows.append(rows)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __contains__(self, image_id: str) -> bool:
-        return image_id in self._index
-
-    def stored(self, image_id: str) -> dict[str, Any] | None:
-        """The image as it is stored, `{"bytes", "path"}`, or None."""
-        place = self._index.get(image_id)
-        if place is None:
-            return None
-        found: dict[str, Any] | None = self._rows[place[0]][place[1]][self._column]
-        return found
-
-    def load(self, image_id: str) -> tuple[Image.Image | None, Reason]:
-        """The image and "", or None and why there is none."""
-        found = self.stored(image_id)
-        if found is None:
-            return None, "missing"
-        if found["bytes"] is not None:
-            return load_image(BytesIO(found["bytes"]), self.size)
-        # A pipe or a device would be read for ever.
-        return load_image(found["path"], self.size) if os.path.isfile(found["path"]) else (None, "missing")
-
-    def open(self, image_id: str) -> Image.Image | None:
-        """The image, or None where it is missing or broken."""
-        return self.load(image_id)[0]
-
-
-_BINARY = ("binary", "large_binary")
-
-
-def _present(rows: Any) -> list[bool]:
-    """Which rows have an image. Looks at Arrow's own marks, so that no image is read."""
-    import pyarrow.compute as pc
-
-    there: list[bool] = []
-    for chunk in rows.with_format("arrow").iter(batch_size=CHUNK):
-        cells = chunk.column(0)
-        fields = [pc.is_valid(pc.struct_field(cells, name)) for name in ("bytes", "path")]
-        there += pc.or_(*fields).to_pylist()
-    return there
 
 
 def _shown(value: object) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from mner.data.batch import Example
-from mner.data.columns import Columns, DatasetImages, open_tables, read_table, read_texts, tag_names, types_of
+from mner.data.column_images import DatasetImages
+from mner.data.columns import Columns, read_table, read_texts, tag_names, types_of
 from mner.data.context import Texts
 from mner.data.datamodule import MNERDataModule
 from mner.data.images import ImageSource
+from mner.data.tables import open_tables
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.labels import bio_labels
 

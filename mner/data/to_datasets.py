@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mner.data.batch import Example
-from mner.data.columns import DatasetImages, import_datasets
+from mner.data.column_images import DatasetImages
 from mner.data.context import attach, read_context
 from mner.data.datamodule import MNERDataModule
 from mner.data.images import ImageFolder, ImageSource
 from mner.data.layout import find_context, find_images, find_splits
 from mner.data.readers import read_posts
+from mner.data.tables import import_datasets
 from mner.errors import DataFormatError
 from mner.labels import bio_labels, entity_types
 

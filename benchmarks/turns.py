@@ -8,6 +8,7 @@ since it runs in every environment.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -41,6 +42,21 @@ def turn(**facts: Any) -> None:
     if not sys.stdin.readline():
         os._exit(0)  # the game is over, wherever in its loop the contestant is
     _begin = time.process_time(), time.perf_counter()
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """What every contestant is told: the posts, the encoder, the size of its batches."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("posts", type=Path)
+    made.add_argument("encoder")
+    made.add_argument("--batch", type=int, default=32)
+    return made
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The posts that `posts.write_plain` wrote: words and tags."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 class Contestant:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 
 import flair
@@ -11,21 +9,16 @@ import torch
 from flair.data import Dictionary, Sentence
 from flair.embeddings import TransformerWordEmbeddings
 from flair.models import SequenceTagger
-from turns import turn
+from turns import parser_of, read_records, turn
 
 
 def main() -> None:
     """Read the arguments, take turns."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("posts")
-    parser.add_argument("encoder")
-    parser.add_argument("--batch", type=int, default=32)
-    options = parser.parse_args()
+    options = parser_of(__doc__).parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     flair.device = torch.device("cpu")
     flair.set_seed(0)
-    with open(options.posts, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
+    records = read_records(options.posts)
     types = Dictionary(add_unk=False)
     types.span_labels = True
     for type_ in sorted({tag[2:] for record in records for tag in record["tags"] if tag != "O"}):

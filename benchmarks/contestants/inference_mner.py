@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import os
 import warnings
@@ -12,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
-from turns import turn
+from turns import parser_of, read_records, turn
 
 from mner.data.batch import Example
 from mner.data.collate import Batches, BucketSampler, Collate
@@ -24,18 +22,14 @@ from mner.tagger import Tagger
 
 def main() -> None:
     """Read the arguments, take turns."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("posts")
-    parser.add_argument("encoder")
-    parser.add_argument("--batch", type=int, default=32)
+    parser = parser_of(__doc__)
     parser.add_argument("--loop", action="store_true", help="the evaluation loop")
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    with open(options.posts, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
+    records = read_records(options.posts)
     posts = [Example(str(number), None, tuple(r["words"]), tuple(r["tags"])) for number, r in enumerate(records)]
     found = {tag for post in posts for tag in post.tags or ()} | {"O"}
     labels = sorted(found, key=lambda tag: (tag != "O", tag[2:], tag))

@@ -6,14 +6,12 @@ and the speed of a trained one.
 
 from __future__ import annotations
 
-import argparse
-import json
 from typing import Any
 
 import spacy
 from spacy.tokens import Doc, Span
 from spacy.training import Example
-from turns import turn
+from turns import parser_of, read_records, turn
 
 
 def example_of(nlp: Any, record: dict[str, Any]) -> Example:
@@ -32,13 +30,8 @@ def example_of(nlp: Any, record: dict[str, Any]) -> Example:
 
 def main() -> None:
     """Read the arguments, take turns."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("posts")
-    parser.add_argument("encoder", help="not used")
-    parser.add_argument("--batch", type=int, default=32)
-    options = parser.parse_args()
-    with open(options.posts, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
+    options = parser_of(__doc__).parse_args()
+    records = read_records(options.posts)
     nlp = spacy.blank("en")
     nlp.add_pipe("ner")  # with a tok2vec of its own: 4 convolutions of width 96
     examples = [example_of(nlp, record) for record in records[:256]]

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, pipeline
-from turns import turn
+from turns import parser_of, read_records, turn
 
 
 def main() -> None:
     """Read the arguments, take turns."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("posts")
-    parser.add_argument("encoder")
-    parser.add_argument("--batch", type=int, default=32)
-    options = parser.parse_args()
+    options = parser_of(__doc__).parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    with open(options.posts, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
+    records = read_records(options.posts)
     names = sorted({tag for record in records for tag in record["tags"]}, key=lambda tag: (tag != "O", tag))
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(options.encoder, num_labels=len(names), id2label=dict(enumerate(names)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -16,7 +14,7 @@ from flair.embeddings import TransformerWordEmbeddings
 from flair.models import SequenceTagger
 from flair.trainers import ModelTrainer
 from flair.trainers.plugins import TrainerPlugin
-from turns import turn
+from turns import parser_of, read_records, turn
 
 
 def sentence_of(record: dict[str, Any]) -> Sentence:
@@ -49,16 +47,11 @@ class Turns(TrainerPlugin):
 
 def main() -> None:
     """Read the arguments, train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("posts")
-    parser.add_argument("encoder")
-    parser.add_argument("--batch", type=int, default=32)
-    options = parser.parse_args()
+    options = parser_of(__doc__).parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     flair.device = torch.device("cpu")
     flair.set_seed(0)
-    with open(options.posts, encoding="utf-8") as file:
-        sentences = [sentence_of(json.loads(line)) for line in file]
+    sentences = [sentence_of(record) for record in read_records(options.posts)]
     corpus: Any = Corpus(train=sentences, dev=sentences[:2], test=sentences[:2], sample_missing_splits=False)
     embeddings = TransformerWordEmbeddings(
         options.encoder, layers="-1", subtoken_pooling="first", fine_tune=True, use_context=False

@@ -5,8 +5,6 @@ The steps are spread evenly over the lengths of an epoch's batches, so that thei
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import warnings
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
-from turns import turn
+from turns import parser_of, read_records, turn
 
 from mner.data.batch import Batch, Example
 from mner.data.collate import Batches, BucketSampler, Collate
@@ -48,17 +46,13 @@ def spread(sampler: BucketSampler, lengths: Any, steps: int) -> list[list[int]]:
 
 def main() -> None:
     """Read the arguments, train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("posts")
-    parser.add_argument("encoder")
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warm", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", default="32-true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    with open(options.posts, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
+    records = read_records(options.posts)
     posts = [Example(str(number), None, tuple(r["words"]), tuple(r["tags"])) for number, r in enumerate(records)]
     labels = sorted(
         {tag for post in posts for tag in post.tags or ()} | {"O"}, key=lambda tag: (tag != "O", tag[2:], tag)

@@ -6,8 +6,6 @@ or to the longest of a random batch, DataCollatorForTokenClassification, torch's
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from transformers import (
     DataCollatorForTokenClassification,
     get_scheduler,
 )
-from turns import turn
+from turns import parser_of, read_records, turn
 
 
 def encoded(tokenizer: Any, records: list[dict[str, Any]], index: dict[str, int], length: int, pad: bool) -> list[Any]:
@@ -47,16 +45,12 @@ def encoded(tokenizer: Any, records: list[dict[str, Any]], index: dict[str, int]
 
 def main() -> None:
     """Read the arguments, train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("posts")
-    parser.add_argument("encoder")
-    parser.add_argument("--batch", type=int, default=32)
+    parser = parser_of(__doc__)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dynamic", action="store_true", help="pad to the longest of each batch")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    with open(options.posts, encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
+    records = read_records(options.posts)
     names = sorted({tag for record in records for tag in record["tags"]})
     index = {name: number for number, name in enumerate(names)}
     tokenizer = AutoTokenizer.from_pretrained(options.encoder)

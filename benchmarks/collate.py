@@ -29,10 +29,10 @@ from profile_step import profile, rest
 from transformers import AutoTokenizer, DataCollatorForTokenClassification
 from turns import ratio
 
-from mner.data.batch import Batch
-from mner.data.collate import Batches, BucketSampler, Collate
+from mner.batch import Batch
+from mner.data.batching import Batches, BucketSampler, Collate
 from mner.data.dataset import MNERDataset
-from mner.data.tokenize import PostTokenizer
+from mner.data.tokenizer import PostTokenizer
 from mner.fusion import TextOnly
 
 

@@ -22,8 +22,8 @@ from crf_peers import PEERS, Mner, Torchcrf, available
 from interleave import CLOCKS, machine, rounds_of, speed, table
 from torch import Tensor
 
-from mner.crf import CRF
 from mner.labels import bio_labels, spans
+from mner.nn.crf import CRF
 
 SIZES = [(8, 32, 9), (32, 48, 11), (32, 128, 11), (128, 64, 11), (32, 64, 21)]  # batch, words, labels
 GROWTH = {

@@ -14,7 +14,7 @@ import torch
 import torchcrf
 from torch import Tensor, nn
 
-from mner.crf import CRF
+from mner.nn.crf import CRF
 
 
 class Torchcrf:

@@ -23,16 +23,17 @@ from typing import Any, NamedTuple
 
 from breakage import BREAKS
 
-from mner.data.batch import Example
-from mner.data.context import read_context
-from mner.data.feature_writer import FeatureWriter
-from mner.data.features import FeatureStore
-from mner.data.images import image_key
-from mner.data.predictions import Prediction, ScoredSpan, prediction_header, read_predictions, write_predictions
-from mner.data.readers import read_conll, read_jsonl, write_conll, write_jsonl
+from mner.data.examples import Example
+from mner.data.formats.conll import read_conll, write_conll
+from mner.data.formats.context import read_context
+from mner.data.formats.feature_store import FeatureStore
+from mner.data.formats.feature_writer import FeatureWriter
+from mner.data.formats.images import image_key
+from mner.data.formats.json_lines import read_jsonl, write_jsonl
+from mner.data.formats.predictions import Prediction, ScoredSpan, prediction_header, read_predictions, write_predictions
 from mner.errors import DataFormatError
-from mner.given import MAX_BYTES, Images, from_folder, from_lines
 from mner.labels import spans
+from mner.tagger.bulk_input import MAX_BYTES, Images, from_folder, from_lines
 
 # Words of real posts that have broken readers: among them what `str.splitlines` splits at.
 ODD = ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\xa0", "\ufeff", "\ufe0f", "\u200d", "\r", "\x00"]

@@ -30,9 +30,9 @@ import torch
 from interleave import CLOCKS, machine, rounds_of
 from posts import TYPES, made_up
 
-from mner.data.batch import Batch
-from mner.data.datamodule import MNERDataModule
-from mner.data.readers import read_conll, write_conll
+from mner.batch import Batch
+from mner.data.datamodules.base import MNERDataModule
+from mner.data.formats.conll import read_conll, write_conll
 from mner.fusion import TextOnly
 from mner.labels import bio_labels
 

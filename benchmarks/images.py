@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mner.data.features import FeatureStore, FeatureWriter
-from mner.data.images import ImageTransform, load_image
+from mner.data.formats.feature_store import FeatureStore, FeatureWriter
+from mner.data.formats.images import load_image
+from mner.data.transforms import ImageTransform
 
 REGIONS, WIDTH, BATCH = 49, 2048, 32
 

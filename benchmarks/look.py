@@ -28,7 +28,7 @@ from urllib.request import urlopen
 from playwright.sync_api import Page, sync_playwright
 
 from mner.data import SampleDataModule
-from mner.data.readers import read_posts
+from mner.data.formats.posts import read_posts
 
 HERE = re.compile(r"(file|data|blob|about):|https?://(127\.0\.0\.1|localhost)[:/]")
 LOOKS = [(width, theme) for width in (1200, 400) for theme in ("light", "dark")]

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mner.data import read_conll, read_jsonl
-from mner.data.batch import Example
+from mner.data.examples import Example
+from mner.files import locate
 from mner.labels import bio_labels
-from mner.pretrained import locate
 
 TYPES = ("PER", "LOC", "ORG", "MISC")
 SYLLABLES = [first + second for first in "bdfgklmnprstvz" for second in ("a", "e", "i", "o", "u", "an", "er", "ol")]

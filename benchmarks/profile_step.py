@@ -31,9 +31,9 @@ from interleave import CLOCKS, machine
 from posts import encoder_folder, labels_of, load, made_up
 from torch.utils.data import DataLoader
 
-from mner.data.collate import Batches, BucketSampler, Collate
+from mner.data.batching import Batches, BucketSampler, Collate
 from mner.data.dataset import MNERDataset
-from mner.data.tokenize import PostTokenizer
+from mner.data.tokenizer import PostTokenizer
 from mner.fusion import TextOnly
 
 LOOP = "Lightning's loop"

@@ -26,13 +26,13 @@ from seqeval.scheme import IOB2, Entities
 from torch import Tensor
 
 from mner import CRF, SpanF1
-from mner.analysis.modality import restored_data
-from mner.analysis.runner import Runner
-from mner.data.batch import Batch
-from mner.data.fingerprint import fingerprint
+from mner.batch import Batch
+from mner.data.examples import fingerprint
 from mner.fusion import FusionModule
-from mner.fusion.checkpoint import load_module
 from mner.labels import MODES, Mode, allowed_transitions
+from mner.probing.probe import restored_data
+from mner.probing.runner import Runner
+from mner.training.checkpoint import load_module
 
 FORBIDDEN = -10_000.0
 

@@ -1,11 +1,11 @@
-"""Does the code train as it did? Losses of 50 steps of each strategy, and counts of a fixed checkpoint, to the last digit.
+"""Does the code train as it did? Losses of 50 steps of each strategy, and scores of a checkpoint, to the last digit.
 
     python benchmarks/same_training.py record before.json [--checkpoint best.ckpt --data data/twitter2017]
     python benchmarks/same_training.py check before.json [--checkpoint best.ckpt --data data/twitter2017]
 
-Record on the code before a change, check on the code after it, on one machine and with the same versions: floating-point
-sums depend on both. Exit code 1 if a number differs. `benchmarks/same_training.json` are the values from before the
-move of the modules into rooms (version 0.1).
+Record on the code before a change, check on the code after it, on one machine and with the same versions: sums of
+floating-point numbers depend on both. Exit code 1 if a number differs. `benchmarks/same_training.json` has the values
+from before the modules moved into rooms (version 0.1).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-warnings.filterwarnings("ignore")
 
 import pytorch_lightning as pl
 import torch
@@ -89,6 +88,7 @@ def main() -> int:
     parser.add_argument("--data")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
     now: dict[str, Any] = {
         "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability(),
         "losses": {name: losses(cls) for name, cls in strategies().items()},
@@ -102,14 +102,15 @@ def main() -> int:
     before = json.loads(given.file.read_text(encoding="utf-8"))
     different = 0
     for name, kept in now["losses"].items():
-        same = kept == before["losses"][name]
-        different += not same
-        where = next((i for i, pair in enumerate(zip(kept, before["losses"][name], strict=True)) if pair[0] != pair[1]), None)
-        print(f"{name:30} {len(kept)} losses {'equal' if same else f'differ from step {where}: {kept[where or 0]}'}")
+        pairs = zip(kept, before["losses"][name], strict=True)
+        step = next((number for number, (new, old) in enumerate(pairs) if new != old), None)
+        different += step is not None
+        print(f"{name:30} {len(kept)} losses {'equal' if step is None else f'differ from step {step}'}")
     if given.checkpoint:
         same = now["counts"] == before["counts"]
         different += not same
-        print(f"{'valid scores of the checkpoint':30} {'equal' if same else f'{now['counts']} for {before['counts']}'}")
+        said = "equal" if same else f"{now['counts']} for {before['counts']}"
+        print(f"{'valid scores of the checkpoint':30} {said}")
     return 1 if different else 0
 
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from mner.cli import main as mner
 from mner.data import read_conll
-from mner.data.predictions import read_predictions
-from mner.data.sample import write_sample
-from mner.words import split_words
+from mner.data.formats.predictions import read_predictions
+from mner.data.sample.texts import write_sample
+from mner.data.word_splitter import split_words
 
 IMAGE_OPTIONS = ["--data.images=images", "--data.image_size=64"]  # the quick start's
 

@@ -1,7 +1,7 @@
 """Draws the data flow of each strategy, as SVG in docs/_static/figures: `python docs/figures.py`.
 
 A box says what it computes and the shape that comes out, in the letters of `mner.fusion.base`. Where one module
-computes it, the box names that module, and tests/test_figures.py compares the shape with what the module returns.
+computes it, the box names that module, and tests/docs/test_figures.py compares the shape with what the module returns.
 Boxes have a ground of their own and lines are mid-grey, so that a figure is readable on light and on dark pages.
 """
 

@@ -15,12 +15,12 @@ from small_captioner import train_captioner
 
 from mner import Tagger
 from mner.analysis import compare, read_predictions
-from mner.analysis.tables import text
-from mner.caption import caption
+from mner.analysis.presentation import text
 from mner.data import SampleDataModule, read_conll
-from mner.data.context import read_context
+from mner.data.formats.context import read_context
 from mner.fusion import TextOnly
-from mner.running import Trainer
+from mner.preprocessing.captions import caption
+from mner.training import Trainer
 
 POSTS = int(os.environ.get("POSTS", "600"))  # to train on
 EPOCHS = int(os.environ.get("EPOCHS", "12"))

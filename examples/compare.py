@@ -14,11 +14,11 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from mner.analysis import by_overlap, compare, plot_comparison, plot_subsets, read_predictions, score
+from mner.analysis.presentation import text
 from mner.analysis.report import build_sections, write_report
-from mner.analysis.tables import text
 from mner.data import SampleDataModule, read_conll
 from mner.fusion import Concatenation, TextOnly
-from mner.running import Trainer
+from mner.training import Trainer
 
 POSTS = int(os.environ.get("POSTS", "600"))  # to train on
 EPOCHS = int(os.environ.get("EPOCHS", "12"))

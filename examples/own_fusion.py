@@ -16,8 +16,8 @@ from torch import nn
 from mner import Tagger
 from mner.data import SampleDataModule
 from mner.fusion import FusionModule
-from mner.fusion.masking import masked_mean
-from mner.running import Trainer
+from mner.nn import masked_mean
+from mner.training import Trainer
 
 POSTS = int(os.environ.get("POSTS", "600"))  # to train on
 EPOCHS = int(os.environ.get("EPOCHS", "12"))

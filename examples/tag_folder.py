@@ -16,8 +16,8 @@ from mner import Tagger
 from mner.cli import main
 from mner.data import SampleDataModule
 from mner.fusion import CoAttention
-from mner.running import Trainer
-from mner.tagger import Post
+from mner.tagger.post import Post
+from mner.training import Trainer
 
 POSTS = int(os.environ.get("POSTS", "600"))  # to train on
 EPOCHS = int(os.environ.get("EPOCHS", "12"))
@@ -90,7 +90,7 @@ for record in records[:8]:
 # %% [markdown]
 # ## The same from Python
 #
-# `stream` takes any number of posts and holds one batch. `mner.tagger.Post` says what belongs together.
+# `stream` takes any number of posts and holds one batch. `mner.tagger.tagger.Post` says what belongs together.
 
 # %%
 tagger = Tagger.from_checkpoint(CHECKPOINT)

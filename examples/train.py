@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import CSVLogger
 from mner import Tagger
 from mner.data import SampleDataModule
 from mner.fusion import Concatenation
-from mner.running import Trainer
+from mner.training import Trainer
 
 POSTS = int(os.environ.get("POSTS", "600"))  # to train on
 EPOCHS = int(os.environ.get("EPOCHS", "12"))
@@ -67,7 +67,7 @@ print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameter
 # ## Training
 #
 # The checkpoint of the best F1 on the valid split is kept, and the scores of each epoch go into a table.
-# `mner.running.Trainer` is Lightning's, except that its `test` prints a full report and its `predict` writes a
+# `mner.training.trainer.Trainer` is Lightning's, except that its `test` prints a full report and its `predict` writes a
 # prediction file.
 
 # %%

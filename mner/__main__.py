@@ -1,6 +1,6 @@
 """`python -m mner` is `mner`."""
 
-from mner.cli import script
+from mner.cli.main import script
 
 if __name__ == "__main__":
     script()

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mner.data.batch import Example
-from mner.data.predictions import Prediction, Predictions, ScoredSpan
+from mner.data.examples import Example
+from mner.data.formats.predictions import Prediction, Predictions, ScoredSpan
 from mner.labels import spans
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG"]

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 
 import mner.fusion
 from mner.data import Twitter2017DataModule
-from mner.running import Trainer
+from mner.training import Trainer
 
 EPOCHS = 5
 SOURCES = {

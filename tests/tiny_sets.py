@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, BertConfig, VisualBertConfig, VisualBertModel
 
-from mner.data.feature_writer import FeatureWriter
-from mner.data.images import ImageFolder
-from mner.encoders.regions import RandomDetector
-
-from .conftest import WORDS, save_bert, write_posts
+from mner.data.formats.feature_writer import FeatureWriter
+from mner.data.formats.images import ImageFolder
+from mner.encoders.detectors import RandomDetector
+from tests.conftest import WORDS, save_bert, write_posts
 
 SPLITS = ("train", "valid", "test")
 WIDTH = 24

@@ -14,10 +14,11 @@ import torch
 from torch.utils.data import DataLoader
 from turns import parser_of, read_records, turn
 
-from mner.data.batch import Batch, Example
-from mner.data.collate import Batches, BucketSampler, Collate
+from mner.batch import Batch
+from mner.data.batching import Batches, BucketSampler, Collate
 from mner.data.dataset import MNERDataset
-from mner.data.tokenize import PostTokenizer
+from mner.data.examples import Example
+from mner.data.tokenizer import PostTokenizer
 from mner.fusion import TextOnly
 
 

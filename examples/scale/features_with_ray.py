@@ -18,8 +18,8 @@ from typing import Any
 
 from parts import Part, follow, plan, work
 
-from mner.data.features import FeatureStore, FeatureWriter
-from mner.data.images import ImageFolder
+from mner.data.formats.feature_store import FeatureStore, FeatureWriter
+from mner.data.formats.images import ImageFolder
 
 
 def cut(images: Path, size: int) -> Iterator[Part]:
@@ -45,7 +45,7 @@ class ExtractPart:
 
     def __call__(self, part: Part) -> dict[str, Any]:
         """Extract one part; a store that a worker left unfinished is gone on with."""
-        from mner.extract import features
+        from mner.preprocessing.features import features
 
         with tempfile.TemporaryDirectory() as links:
             for key in part["keys"]:

@@ -70,7 +70,7 @@ class TagPart:
 
     def __init__(self, source: str, output: str, images: str | None, checkpoint: str, options: dict[str, Any]) -> None:
         from mner import Tagger
-        from mner.given import Images
+        from mner.tagger.bulk_input import Images
 
         self.source, self.output = Path(source), Path(output)
         self.images = Images(Path(images) if images else None)
@@ -78,8 +78,8 @@ class TagPart:
 
     def __call__(self, part: Part) -> dict[str, Any]:
         """Tag one part; what a worker that died had written of it is kept."""
-        from mner.given import from_lines
-        from mner.tag import Sink, run
+        from mner.tagger.bulk import Sink, run
+        from mner.tagger.bulk_input import from_lines
 
         final = name(self.output, part)
         unfinished = final.with_suffix(".unfinished")

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mner.analysis.counts import Posts, Runs, each_run
-from mner.data.predictions import Prediction, Predictions
+from mner.analysis.scoring import Posts, Runs, each_run
+from mner.data.formats.predictions import Prediction, Predictions
 from mner.errors import MNERError
 
 Key = tuple[str, ...]

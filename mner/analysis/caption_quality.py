@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mner.analysis.alignment import align
-from mner.analysis.counts import Posts, marked, post_counts, score_frame
+from mner.analysis.scoring import Posts, marked, post_counts, score_frame
 from mner.labels import Mode
 
 if TYPE_CHECKING:

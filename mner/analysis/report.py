@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mner
-from mner.analysis import sections
-from mner.analysis.plots import COLOURS
-from mner.analysis.sections import Part, Section, Systems
-from mner.analysis.tables import html
-from mner.data.batch import Example
-from mner.data.predictions import Prediction
+from mner.analysis import report_sections as sections
+from mner.analysis.presentation import COLOURS, html
+from mner.analysis.report_sections import Part, Section, Systems
+from mner.data.examples import Example
+from mner.data.formats.predictions import Prediction
 from mner.labels import Mode, spans
 
 if TYPE_CHECKING:

@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from mner.analysis.counts import Marked, Runs, averaged_counts, each_run, grouped_counts, marked, score_frame, surface
-from mner.data.batch import Example
+import numpy as np
+
+from mner.analysis.scoring import (
+    Marked,
+    Runs,
+    averaged_counts,
+    each_run,
+    grouped_counts,
+    marked,
+    post_counts,
+    score_frame,
+    surface,
+)
+from mner.data.examples import Example
 from mner.labels import Mode, Span, spans
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Definition = Literal["caption", "surface", "text"]
 
+Definition = Literal["caption", "surface", "text"]
 OVERLAP: dict[Definition, str] = {
     "caption": "seen: the surface occurs in train with this type (Table 6's caption); unseen: it does not",
     "surface": "seen: the surface occurs in train with whatever type (section 5.3, “appeared in the training”); "
@@ -97,7 +109,7 @@ def by_overlap(
         Rows `seen` and `unseen`, columns of `score_frame`.
 
     Example:
-        >>> from mner.data.predictions import Prediction
+        >>> from mner.data.formats.predictions import Prediction
         >>> post = Prediction("1", None, ("Fox", "met", "Kim"), ("B-ORG", "O", "B-PER"), ("B-ORG", "O", "B-ORG"))
         >>> train = [Example("2", None, ("Fox",), ("B-ORG",))]
         >>> by_overlap([post], train, resamples=0).iloc[:, :3]  # doctest: +NORMALIZE_WHITESPACE
@@ -166,3 +178,40 @@ def _by_types(
 
     counts = averaged_counts(predictions, mode, lambda posts: grouped_counts(posts, names, group_of))
     return score_frame(counts, resamples, seed)
+
+
+EDGES = (7, 14, 21, 28)
+"""Last length of each bucket but the open one. The paper's cut is “no more than seven words”; the others go on by 7."""
+
+
+def by_length(
+    predictions: Runs,
+    edges: Sequence[int] = EDGES,
+    mode: Mode = "lenient",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> DataFrame:
+    """Scores by the number of words of the post.
+
+    Args:
+        predictions: One run with gold tags, or several, whose counts are averaged.
+        edges: The last length of each bucket, growing; a last bucket takes all longer posts.
+        mode: Reading of tag sequences.
+        resamples: Bootstrap samples of the F1 interval; 0 leaves it out.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        One row a bucket (`1-7`, `8-14`, …, `29+`): the number of posts, then the columns of `score_frame`.
+    """
+    if not edges or list(edges) != sorted(set(edges)) or edges[0] < 1:
+        raise ValueError(f"Expected argument `edges` to be growing, positive lengths, but got {tuple(edges)}")
+    counts = averaged_counts(predictions, mode, lambda posts: {"all": post_counts(posts)})["all"]
+    lengths = [len(post.post.words) for post in marked(each_run(predictions)[0], mode)]
+    bucket = np.searchsorted(edges, lengths)  # length 7 -> 0, 8 -> 1
+    starts = [1, *(edge + 1 for edge in edges)]
+    names = [f"{start}-{end}" if start < end else f"{end}" for start, end in zip(starts, edges, strict=False)]
+    names.append(f"{starts[-1]}+")
+    groups = {name: counts * (bucket == row)[:, None] for row, name in enumerate(names)}
+    frame = score_frame(groups, resamples, seed).rename_axis("words")
+    frame.insert(0, "posts", np.bincount(bucket, minlength=len(names)))
+    return frame

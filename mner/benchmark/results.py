@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mner.analysis import compare, learning_curve, read_predictions, score
 from mner.analysis.comparison import Comparison
-from mner.benchmark.execute import PREDICTIONS, recorded
 from mner.benchmark.paper import published
 from mner.benchmark.plan import Job
-from mner.data.predictions import Predictions
+from mner.benchmark.run import PREDICTIONS, recorded
+from mner.data.formats.predictions import Predictions
 from mner.labels import Mode
 
 if TYPE_CHECKING:

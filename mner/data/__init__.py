@@ -1,30 +1,8 @@
 """Posts: files, data sets, batches, data modules."""
 
-from mner.data.batch import Batch, Example
-from mner.data.collate import BucketSampler, Collate
-from mner.data.datamodule import MNERDataModule
-from mner.data.dataset import MNERDataset
-from mner.data.huggingface import DatasetsDataModule
-from mner.data.readers import read_conll, read_jsonl
-from mner.data.sample_module import SampleDataModule
-from mner.data.snapchat import SnapchatDataModule
-from mner.data.to_datasets import to_dataset, to_datasets
-from mner.data.twitter import Twitter2015DataModule, Twitter2017DataModule
+from __future__ import annotations
 
-__all__ = [
-    "Batch",
-    "BucketSampler",
-    "Collate",
-    "DatasetsDataModule",
-    "Example",
-    "MNERDataModule",
-    "MNERDataset",
-    "SampleDataModule",
-    "SnapchatDataModule",
-    "Twitter2015DataModule",
-    "Twitter2017DataModule",
-    "read_conll",
-    "read_jsonl",
-    "to_dataset",
-    "to_datasets",
-]
+import lazy_loader
+
+# The names are in the stub beside this file, where type checkers find them too; each is imported when first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

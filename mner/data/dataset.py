@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mner.data.batch import Example
-from mner.data.tokenize import PostTokenizer, PostTooLongError
+from mner.data.examples import Example
+from mner.data.tokenizer import PostTokenizer, PostTooLongError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mner.data.batch import Example
-from mner.data.fingerprint import fingerprint
-from mner.data.layout import SPLIT_NAMES, find_splits
-from mner.data.readers import read_posts
+from mner.data.examples import Example, fingerprint
+from mner.data.formats.posts import read_posts
+from mner.data.sources import SPLIT_NAMES, find_splits
 from mner.labels import spans, stray_insides
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from mner.data.batch import Example
-from mner.data.context import find_text, read_context
-from mner.data.fingerprint import fingerprint
-from mner.data.images import ImageFolder, Reason, load_image, report_broken
-from mner.data.layout import SPLIT_NAMES, find_context, find_images, find_splits
-from mner.data.readers import read_posts
+from mner.data.examples import Example, fingerprint
+from mner.data.formats.context import find_text, read_context
+from mner.data.formats.images import ImageFolder, Reason, load_image, report_broken
+from mner.data.formats.posts import read_posts
+from mner.data.sources import SPLIT_NAMES, find_context, find_images, find_splits
 from mner.errors import DataFormatError
 from mner.labels import split_tag, stray_insides
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from mner.encoders.weights import read_weights
 from mner.errors import CheckpointError
-from mner.pretrained import locate
+from mner.files import locate
 
 if TYPE_CHECKING:
     from transformers import VisualBertModel

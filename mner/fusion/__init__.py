@@ -1,6 +1,5 @@
 """Fusion strategies: one file each, one paper each."""
 
-from mner.fusion.attention_maps import capture_attention, region_map
 from mner.fusion.base import FusionModule
 from mner.fusion.co_attention import CoAttention
 from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
@@ -8,6 +7,7 @@ from mner.fusion.text_only import TextOnly
 from mner.fusion.transformer_attention import TransformerAttention
 from mner.fusion.unified_multimodal_transformer import UnifiedMultimodalTransformer
 from mner.fusion.visual_attention import VisualAttention
+from mner.nn.attention_maps import capture_attention, region_map
 
 __all__ = [
     "CoAttention",

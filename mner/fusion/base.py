@@ -16,28 +16,23 @@ tasks), `encode` (the image inside the text encoder).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from mner.crf import CRF
-from mner.data.batch import Batch
-from mner.data.datamodule import MNERDataModule
-from mner.data.predictions import Prediction, ScoredSpan
+from mner.batch import Batch
 from mner.encoders.image import ImageEncoder
-from mner.encoders.text import TextEncoder, first_pieces
-from mner.fusion.checkpoint import accept, load_module, write_extras
-from mner.fusion.inputs import check_inputs, check_restored
-from mner.labels import Span, spans
-from mner.metrics import SpanF1
+from mner.encoders.text import TextEncoder
+from mner.labels import Span
+from mner.nn.crf import CRF
+from mner.nn.masking import first_pieces
+from mner.training.module import TaggingModule
 
 CrfReduction = Literal["token_mean", "sentence_mean"]
 
 
-class FusionModule(pl.LightningModule):
+class FusionModule(TaggingModule):
     """Base of all strategies: text encoder, image encoder, fusion, emissions, CRF.
 
     A strategy overrides `fuse`; see the module's docstring. The constructor takes plain data only, so that a checkpoint
@@ -64,8 +59,6 @@ class FusionModule(pl.LightningModule):
         ValueError: If the strategy uses images but neither `image_encoder` nor `region_width` is given, or the reverse.
     """
 
-    uses_image: ClassVar[bool] = True
-
     def __init__(
         self,
         labels: list[str],
@@ -83,14 +76,13 @@ class FusionModule(pl.LightningModule):
         crf_reduction: CrfReduction = "token_mean",
         constrain: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(labels)
         self.save_hyperparameters()
         # Linked arguments are not in what LightningCLI hands to save_hyperparameters.
         self.hparams.update(labels=list(labels), region_width=region_width)
         self.hparams.pop("_instantiator", None)  # our loader reads the class path itself
         if crf_reduction not in ("token_mean", "sentence_mean"):
             raise ValueError(f"Expected `crf_reduction` to be token_mean or sentence_mean, but got {crf_reduction!r}")
-        self.labels = list(labels)
         self.text_encoder = TextEncoder(text_encoder)
         self.width = hidden_size or self.text_encoder.width
         self.word_projection: nn.Module = nn.Identity()
@@ -106,15 +98,6 @@ class FusionModule(pl.LightningModule):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.fused_width, len(labels))
         self.crf = CRF(len(labels), batch_first=True, labels=labels, constrain=constrain)
-        self.metrics: Any = nn.ModuleDict(
-            {
-                f"{stage}_{mode}": SpanF1(labels, mode=mode)
-                for stage in ("val", "test")
-                for mode in ("lenient", "strict")
-            }
-        )
-        self._tested: list[tuple[list[str], list[str]]] = []
-        self.restored: dict[str, Any] | None = None  # what the checkpoint that it came from says of its data
 
     def _build_image_path(self, name: str | None, weights: str | None, frozen: bool, width: int | None) -> None:
         self.image_encoder: ImageEncoder | None = None
@@ -129,6 +112,12 @@ class FusionModule(pl.LightningModule):
         self.region_width = width
         self.no_image = nn.Parameter(torch.randn(width) * 0.02)
         self.region_projection: nn.Module = nn.Linear(width, self.width)
+
+    @property
+    def pretrained(self) -> list[nn.Module]:
+        """Text and image encoder; a strategy with a further pretrained part adds it."""
+        own = self.image_encoder if self.uses_image else None
+        return [self.text_encoder] if own is None else [self.text_encoder, own]
 
     @property
     def fused_width(self) -> int:
@@ -221,174 +210,7 @@ class FusionModule(pl.LightningModule):
         paths: list[list[int]] = self.crf.decode(emissions, batch["word_mask"])
         return paths
 
-    # Training and evaluation
-
-    def setup(self, stage: str) -> None:
-        """Refuse data that do not bring what the model was built for."""
-        if stage == "fit" and self.restored is not None and not self.training:
-            self.train()  # a loaded module is in evaluation mode, and Lightning would train it so, without dropout
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, MNERDataModule):
-            check_inputs(self, data)
-            if self.restored is not None:
-                check_restored(data, self.restored.get("data", {}))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step of training."""
-        parts = self.losses(batch)
-        loss = torch.stack(list(parts.values())).sum()
-        size = len(batch["id"])
-        self.log_dict({f"train/{name}_loss": part for name, part in parts.items()}, batch_size=size)
-        self.log("train/loss", loss, batch_size=size, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score one batch of the valid split."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score one batch of the test split."""
-        paths = self._evaluate(batch, "test")
-        gold = self._names(batch["tags"].tolist(), [len(words) for words in batch["words"]])
-        self._tested += zip(gold, self._names(paths), strict=True)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of the valid split."""
-        self._log_scores("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the posts of an earlier test."""
-        self._tested = []
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test split."""
-        self._log_scores("test")
-
-    @property
-    def tested(self) -> list[tuple[list[str], list[str]]]:
-        """Gold and predicted tags of each post that this process tested last."""
-        return self._tested
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
-        """Tags and entities of each post, with the probability of each entity."""
-        emissions = self.emissions(batch)
-        pred = self._names(self.decode(emissions, batch))
-        found = [spans(tags) for tags in pred]
-        scores = self.entity_scores(emissions, batch, found)
-        gold: list[list[str] | None] = [None] * len(pred)
-        if "tags" in batch:
-            gold = list(self._names(batch["tags"].tolist(), [len(words) for words in batch["words"]]))
-        has_image = batch["has_image"].tolist()
-        return [
-            Prediction(
-                id=batch["id"][row],
-                image_id=batch["image_id"][row],
-                words=batch["words"][row],
-                gold=None if (tags := gold[row]) is None else tuple(tags),
-                pred=tuple(pred[row]),
-                entities=tuple(
-                    ScoredSpan(*span, round(score, 6)) for span, score in zip(found[row], scores[row], strict=True)
-                ),
-                has_image=has_image[row],
-            )
-            for row in range(len(pred))
-        ]
-
     def entity_scores(self, emissions: Tensor, batch: Batch, found: list[list[Span]]) -> list[list[float]]:
         """Probability of each span under the CRF."""
         scores: list[list[float]] = self.crf.span_probabilities(emissions, batch["word_mask"], found)
         return scores
-
-    def _evaluate(self, batch: Batch, stage: str) -> list[list[int]]:
-        emissions = self.emissions(batch)
-        size = len(batch["id"])
-        self.log(f"{stage}/loss", self.nll(emissions, batch), batch_size=size, on_epoch=True, sync_dist=True)
-        paths = self.decode(emissions, batch)
-        w = batch["word_mask"].shape[1]
-        pred = torch.tensor([path + [0] * (w - len(path)) for path in paths])  # the metric counts on the host
-        for mode in ("lenient", "strict"):
-            self.metrics[f"{stage}_{mode}"].update(pred, batch["tags"], batch["word_mask"])
-        return paths
-
-    def _log_scores(self, stage: str) -> None:
-        for mode in ("lenient", "strict"):
-            metric = self.metrics[f"{stage}_{mode}"]
-            prefix = f"{stage}/" if mode == "lenient" else f"{stage}/strict/"
-            for name, value in metric.compute().items():
-                # The same in each process; sync_dist only tells Lightning so, which else warns of each of them.
-                self.log(prefix + name, value, prog_bar=prefix + name == f"{stage}/f1", sync_dist=True)
-            metric.reset()
-
-    def _names(self, paths: list[list[int]], lengths: list[int] | None = None) -> list[list[str]]:
-        ends = lengths or [len(path) for path in paths]
-        return [[self.labels[index] for index in path[:end]] for path, end in zip(paths, ends, strict=True)]
-
-    # Optimisation
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with a rate for the encoders and one for the rest; linear warm-up and decay over all steps."""
-        from transformers import get_linear_schedule_with_warmup
-
-        options = self.hparams
-        head_rate = options["head_learning_rate"] or options["learning_rate"]
-        encoders = [self.text_encoder, *([self.image_encoder] if self.uses_image and self.image_encoder else [])]
-        inside = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
-        rated = [(parameter, id(parameter) in inside) for parameter in self.parameters() if parameter.requires_grad]
-        plain = _undecayed(self)
-        groups = [
-            {
-                "params": [p for p, in_encoder in rated if in_encoder is encoder and (id(p) in plain) is undecayed],
-                "lr": options["learning_rate"] if encoder else head_rate,
-                "weight_decay": 0.0 if undecayed else options["weight_decay"],
-            }
-            for encoder in (True, False)
-            for undecayed in (True, False)
-        ]
-        # One pass over each parameter: four times as fast on a CPU as the default.
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-        # Gradients are unscaled outside the optimiser; it says that it could do so itself, and Lightning then refuses
-        # to clip them under mixed precision.
-        optimizer._step_supports_amp_scaling = False
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, int(options["warmup_ratio"] * total), total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    # Checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to build the model again: class, configuration, tokeniser, data fingerprint."""
-        write_extras(self, checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another class or of other labels; Lightning calls this when it restores one."""
-        accept(self, checkpoint)
-        data = getattr(self.trainer, "datamodule", None)
-        if self.restored is not None and isinstance(data, MNERDataModule):
-            check_restored(data, self.restored.get("data", {}), resumed=bool(self.trainer.training))
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # no hparams_file, and never anything but weights
-        cls, checkpoint_path: Any, map_location: Any = None, **kwargs: Any
-    ) -> Any:
-        """Load a checkpoint as the class that wrote it (a subclass of this one), weights only.
-
-        Args:
-            checkpoint_path: The file.
-            map_location: Device, as for `torch.load`; None for the CPU.
-            kwargs: Constructor arguments that replace stored ones.
-        """
-        return load_module(checkpoint_path, cls, map_location, **kwargs)
-
-
-def _undecayed(module: nn.Module) -> set[int]:
-    """Ids of parameters without weight decay: biases and everything of normalisation layers."""
-    norms = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-    found: set[int] = set()
-    for part in module.modules():
-        named: Iterable[tuple[str, nn.Parameter]] = part.named_parameters(recurse=False)
-        found |= {
-            id(parameter)
-            for name, parameter in named
-            if isinstance(part, norms) or "bias" in name or "norm" in name.lower()
-        }
-    return found

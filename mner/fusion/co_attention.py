@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mner.fusion.attention import AdditiveAttention
 from mner.fusion.base import FusionModule
+from mner.nn.attention import AdditiveAttention
 
 
 class CoAttentionFusion(nn.Module):
@@ -80,17 +80,7 @@ class CoAttentionFusion(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
-        """Fuse.
-
-        Args:
-            words: (b, w, d).
-            word_mask: (b, w) bool, true = real.
-            regions: (b, r, f).
-            region_mask: (b, r) bool, true = real.
-
-        Returns:
-            (b, w, 2d).
-        """
+        """Words (b, w, d), regions (b, r, f), masks (b, w) and (b, r), true = real -> (b, w, 2d)."""
         regions = self.region_projection(regions).tanh()  # (b, r, d)
         seen, _ = self.visual_attention(words, regions, region_mask)  # (b, w, d), weights (b, w, r)
         read, _ = self.textual_attention(seen, words, word_mask)  # (b, w, d), weights (b, w, w)

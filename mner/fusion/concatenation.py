@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mner.data.batch import Batch
+from mner.batch import Batch
 from mner.encoders.characters import CharacterEncoder, characters_to_ids
 from mner.fusion.base import FusionModule
-from mner.fusion.masking import masked_mean
+from mner.nn.masking import masked_mean
 
 
 class ConcatenationFusion(nn.Module):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mner.data.batch import Batch
-from mner.encoders.text import first_pieces
+from mner.batch import Batch
 from mner.encoders.visual_bert import MODEL_TYPE, visual_parameters
 from mner.fusion.base import FusionModule
+from mner.nn.masking import first_pieces
 
 # Encoders whose only order is in their position embeddings, so that regions can share one. Each is tested.
 SUPPORTED = (MODEL_TYPE, "albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
@@ -61,6 +61,8 @@ class SingleStream(nn.Module):
     >>> stream(encoder, token_ids, mask[:, :6], torch.zeros_like(token_ids), starts, regions, mask[:, 6:]).shape
     torch.Size([2, 4, 8])
     """
+
+    regions_follow_pieces: ClassVar[bool] = True  # for attention maps
 
     def __init__(self, model: Any, region_width: int) -> None:
         super().__init__()

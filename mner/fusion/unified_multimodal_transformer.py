@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mner.crf import CRF
-from mner.data.batch import Batch
-from mner.fusion.attention import Attention
+from mner.batch import Batch
 from mner.fusion.base import FusionModule
-from mner.fusion.masking import masked_softmax
 from mner.labels import split_tag
+from mner.nn.attention import Attention
+from mner.nn.crf import CRF
+from mner.nn.masking import masked_softmax
 
 # Span detection: the labels without their types. In this order, so that padding (0) is `O` here too.
 SPAN_LABELS = ("O", "B", "I")

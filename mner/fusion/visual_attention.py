@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mner.fusion.attention import AdditiveAttention
 from mner.fusion.base import FusionModule
+from mner.nn.attention import AdditiveAttention
 
 
 class VisualAttentionFusion(nn.Module):

@@ -1,0 +1,5 @@
+"""The command line: a table of commands, each a function of another room with its options."""
+
+from mner.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,180 @@
+"""LightningCLI with the links between model and data, and the recipe's defaults for the Trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+import mner
+from mner.cli.arguments import prepare, stored_arguments
+from mner.cli.dependency_notes import hush
+from mner.data.datamodules import huggingface, sample, snapchat, twitter  # noqa: F401  # so that short names find them
+from mner.data.datamodules.base import MNERDataModule
+from mner.errors import CheckpointError, MNERError
+from mner.fusion import FusionModule
+from mner.training.callbacks import BestByF1
+from mner.training.checkpoint import KEY, import_class, read_checkpoint
+from mner.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+NO_FILES = ("best", "last", "hpc", "registry")
+"""What `ckpt_path` may be that names no file."""
+
+
+class SaveConfigOfFit(SaveConfigCallback):
+    """Saves the config beside the checkpoints when a run is trained; a later `test` must not write over it."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Save it, if this is a training run."""
+        if stage == "fit":
+            self.save_to_log_dir = trainer.log_dir is not None  # a logger that writes to a server has no folder here
+            super().setup(trainer, pl_module, stage)
+
+
+class MNERCLI(LightningCLI):
+    """The commands of Lightning for fusion modules and MNER data modules."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Say once what model and data must agree on."""
+        parser.link_arguments("model.init_args.text_encoder", "data.init_args.text_encoder")
+        parser.link_arguments("model.init_args.image_encoder", "data.init_args.image_encoder")
+        parser.link_arguments("data.labels", "model.init_args.labels", apply_on="instantiate")
+        parser.link_arguments("data.region_width", "model.init_args.region_width", apply_on="instantiate")
+        parser.add_lightning_class_args(BestByF1, "checkpoint")
+
+    def _parse_ckpt_path(self) -> None:
+        """Read the checkpoint that is to be used.
+
+        Lightning's own puts every stored argument over the given ones, also the class, and says nothing of it.
+        """
+        command = self.config["subcommand"]
+        config = self.config[command]
+        path = config.get("ckpt_path")
+        self.checkpoint: dict[str, Any] | None = None
+        if not path and command != "fit":
+            log.warning("No --ckpt_path was given: this is a model that was not trained")
+        if not path or str(path) in NO_FILES or "://" in str(path):
+            return
+        self.checkpoint = read_checkpoint(path)
+        written_by = import_class(self.checkpoint[KEY]["class"], FusionModule)
+        chosen = import_class(config["model"]["class_path"], FusionModule)
+        if chosen is not written_by:
+            raise CheckpointError(
+                f"{path} was written by {self.checkpoint[KEY]['class']}, but the model is "
+                f"{config['model']['class_path']}; choose that class, or leave the model out"
+            )
+        for key, stored in stored_arguments(self.checkpoint).items():
+            given = config["model"]["init_args"].get(key, stored)
+            if given != stored:
+                log.warning("model.%s: %r, where the checkpoint was made with %r", key, given, stored)
+
+    def before_instantiate_classes(self) -> None:
+        """Evaluation takes the encoder's configuration from the checkpoint and leaves no folder of logs behind."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            if self.checkpoint is not None and config["checkpoint"].get("dirpath") is None:
+                config["checkpoint"]["dirpath"] = _folder_of(self.checkpoint, config["ckpt_path"])
+            return
+        if config["trainer"].get("logger") is None:
+            config["trainer"]["logger"] = False
+        if self.checkpoint is not None:  # the pretrained weights may be gone, and would be replaced at once
+            config["model"]["init_args"]["text_encoder"] = self.checkpoint[KEY]["text_config"]
+            config["model"]["init_args"]["image_weights"] = None
+
+    def after_instantiate_classes(self) -> None:
+        """Tokenise as the checkpoint's model was trained to."""
+        described = {} if self.checkpoint is None else self.checkpoint[KEY].get("data", {})
+        if described.get("tokenizer") and isinstance(self.datamodule, MNERDataModule):
+            self.datamodule.use_tokenizer(described["tokenizer"])
+
+    def after_fit(self) -> None:
+        """Say what came out and where it is."""
+        if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
+            return
+        best = self.trainer.checkpoint_callback
+        if not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
+            return
+        print(f"\nBest valid F1: {100 * float(best.best_model_score):.2f}")
+        print(f"Checkpoint: {best.best_model_path}")
+        data = self.datamodule
+        if isinstance(data, MNERDataModule):
+            print("Data fingerprints: " + ", ".join(f"{name} {value}" for name, value in data.fingerprints.items()))
+        config = Path(best.best_model_path).parent.parent / "config.yaml"
+        if config.is_file():
+            print(f"Next: mner test --config {config} --ckpt_path {best.best_model_path}")
+
+
+def _folder_of(checkpoint: dict[str, Any], path: str) -> str | None:
+    """The folder where a resumed run goes on keeping its checkpoints, so that the best so far is not forgotten."""
+    folder = Path(path).absolute().parent
+    kept = [state.get("dirpath") for state in checkpoint.get("callbacks", {}).values() if isinstance(state, dict)]
+    return str(folder) if any(place and Path(place).absolute() == folder for place in kept) else None
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what `sys.stderr` is at the time; a StreamHandler keeps the one that it first saw."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        print(self.format(record), file=sys.stderr)
+
+
+def run(args: list[str]) -> Any:
+    """Parse `args`, run the command, and turn our own errors into one line and exit code 2."""
+    logger = logging.getLogger("mner")
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    logger.setLevel(logging.INFO if first else logging.ERROR)  # say it once, not once a process
+    if not logger.handlers:
+        logger.addHandler(_ToStderr())
+    with warnings.catch_warnings():
+        hush(evaluation=args[0] != "fit")
+        try:
+            return MNERCLI(
+                FusionModule,
+                MNERDataModule,
+                trainer_class=Trainer,
+                trainer_defaults={"gradient_clip_val": 1.0, "max_epochs": 20},
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfigOfFit,
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,
+                args=prepare(args),
+            )
+        except Exception as error:
+            message = _for_the_user(error)
+            if message is None:
+                raise
+            print(f"mner {args[0]}: {message}", file=sys.stderr)
+            return 2
+
+
+def _for_the_user(error: BaseException) -> str | None:
+    """The message of an error that our own code raised about the input; None for any other error.
+
+    jsonargparse wraps what a constructor raises into a text about types; the error itself is then behind its own.
+    """
+    where = _raised_in(error)
+    if isinstance(error, MNERError) or (isinstance(error, (ValueError, FileNotFoundError)) and where == "mner"):
+        return str(error)
+    behind = error.__cause__ or error.__context__
+    return _for_the_user(behind) if where == "jsonargparse" and behind is not None else None
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package whose code raised an error: `mner`, `jsonargparse` or neither."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return ""
+    file = Path(frames[-1].filename)
+    packages = {"mner": mner.__file__, "jsonargparse": jsonargparse.__file__}
+    return next((name for name, start in packages.items() if file.is_relative_to(Path(start).parent)), "")

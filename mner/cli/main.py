@@ -1,0 +1,113 @@
+"""The command line: `mner fit|validate|test|predict` by LightningCLI, and a table of further commands."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "tag": ("mner.cli.tagging:tag", "find the entities of new posts"),
+    "show": ("mner.cli.tagging:show", "draw posts, entities, images and attention as a page"),
+    "demo": ("mner.tagger.demo:demo", "a local page to try a model on typed posts"),
+    "export": ("mner.cli.tagging:export", "write a model for ONNX Runtime"),
+    "compare": ("mner.cli.evaluation:compare_command", "compare systems by their prediction files"),
+    "analyze": ("mner.cli.evaluation:analyze_command", "a report on systems: tables, figures, errors"),
+    "probe": ("mner.probing.probe:probe_command", "does a trained model use its images and texts?"),
+    "attention": ("mner.probing.attention:attention_command", "where a model looked, as figures"),
+    "benchmark": ("mner.cli.evaluation:benchmark_command", "train configs with several seeds and compare them"),
+    "features": ("mner.preprocessing.features:features", "image features of a folder, stored once"),
+    "caption": ("mner.preprocessing.captions:caption", "captions of a folder of images"),
+    "data stats": ("mner.data.statistics:stats", "posts, words, entities of a data set in numbers"),
+    "data verify": ("mner.data.verify:verify_command", "is a folder of posts fit for training?"),
+    "data download": ("mner.data.download:download", "fetch the public Twitter text"),
+    "data export": ("mner.data.huggingface.writer:export", "write a data set as a Hugging Face data set"),
+}
+"""Command -> `module:function` and what it does; imported when called, run by jsonargparse from its type hints."""
+
+POSITIONAL = (
+    *("tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention"),
+    *("data stats", "data verify", "data download", "data export"),
+)
+"""Commands whose required parameters are given by place: files and folders. The others name them all."""
+
+LIGHTNING = {
+    "fit": "train, and keep the best checkpoint by valid F1",
+    "validate": "score the valid split",
+    "test": "score the test split, with a full report",
+    "predict": "write the predictions of a split",
+}
+"""Commands of Lightning and what they do."""
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Run one command; returns its exit code, or the LightningCLI for the commands of Lightning.
+
+    Args:
+        args: The arguments; None for those of the process.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    # The installed script does not look into the current folder, where a user's own fusion lives. Not "", which moves
+    # with the process: jsonargparse goes into the folder of a --config while it reads it.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for command, (target, _) in COMMANDS.items():
+        words = command.split()
+        if given[: len(words)] == words:
+            return _run(target, given[len(words) :], command)
+    if not given or given[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if given[0] == "--version":
+        import mner
+
+        print(mner.__version__)
+        return 0
+    if given[0] not in LIGHTNING:
+        print(f"mner: no command {' '.join(given[:2])!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    from mner.cli.lightning import run
+
+    return run(given)
+
+
+def usage() -> str:
+    """The list of commands."""
+    lines = ["usage: mner COMMAND [options]     (mner COMMAND --help says more)", "", "train and evaluate:"]
+    lines += [f"  {command:15}{what}" for command, what in LIGHTNING.items()]
+    lines += ["", "further commands:", *(f"  {command:15}{what}" for command, (_, what) in COMMANDS.items())]
+    return "\n".join(lines)
+
+
+def _run(target: str, arguments: list[str], command: str) -> Any:
+    from jsonargparse import auto_cli
+
+    from mner.errors import MNERError
+
+    module, _, name = target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    given = _joined(function, arguments)
+    try:
+        return auto_cli(function, args=given, prog=f"mner {command}", as_positional=command in POSITIONAL)
+    except MNERError as error:
+        print(f"mner {command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _joined(function: Callable[..., Any], arguments: list[str]) -> list[str]:
+    """`A B C --option …` where the first parameter is a list: jsonargparse wants that list in one argument."""
+    first = next(iter(inspect.signature(function).parameters.values()))
+    leading = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    if not str(first.annotation).startswith("list[") or not leading:
+        return arguments
+    return [json.dumps(arguments[:leading]), *arguments[leading:]]
+
+
+def script() -> None:
+    """Entry point of the installed command."""
+    result = main()  # sys.argv stays as it is: Lightning starts its other processes with it
+    sys.exit(result if isinstance(result, int) else 0)

@@ -1,0 +1,189 @@
+"""Padding items into a `Batch`, and batches of similar length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+from mner.batch import Batch as Batch  # a public name of mner.data
+from mner.data.dataset import Item
+
+
+class Collate:
+    """Pads items to the longest among them.
+
+    Posts without image get `has_image` False and zeros in `image`, or no valid region in `regions`. `tags` is left out
+    when any post has no gold.
+
+    Args:
+        pad_id: Id of the padding piece.
+        image_shape: (3, s, s) where posts have images.
+        region_width: f where posts have stored features.
+    """
+
+    def __init__(
+        self, pad_id: int = 0, image_shape: tuple[int, int, int] | None = None, region_width: int | None = None
+    ) -> None:
+        self.pad_id = pad_id
+        self.image_shape = image_shape
+        self.region_width = region_width
+
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        """Pad `items` into one batch."""
+        b = len(items)
+        t = max(len(item["token_ids"]) for item in items)
+        w = max(len(item["word_starts"]) for item in items)
+        token_ids = np.full((b, t), self.pad_id, dtype=np.int64)
+        token_mask = np.zeros((b, t), dtype=np.bool_)
+        segment_ids = np.zeros((b, t), dtype=np.int64)
+        word_starts = np.zeros((b, w), dtype=np.int64)
+        word_mask = np.zeros((b, w), dtype=np.bool_)
+        tags = np.zeros((b, w), dtype=np.int64)
+        for row, item in enumerate(items):
+            pieces, starts = item["token_ids"], item["word_starts"]
+            token_ids[row, : len(pieces)] = pieces
+            token_mask[row, : len(pieces)] = True
+            segment_ids[row, item["post_length"] : len(pieces)] = 1
+            word_starts[row, : len(starts)] = starts
+            word_mask[row, : len(starts)] = True
+            if (gold := item["tags"]) is not None:
+                tags[row, : len(gold)] = gold
+        batch = Batch(
+            token_ids=torch.from_numpy(token_ids),
+            token_mask=torch.from_numpy(token_mask),
+            segment_ids=torch.from_numpy(segment_ids),
+            word_starts=torch.from_numpy(word_starts),
+            word_mask=torch.from_numpy(word_mask),
+            has_image=self._has_image(items),
+            words=[item["example"].words for item in items],
+            id=[item["example"].id for item in items],
+            image_id=[item["example"].image_id for item in items],
+        )
+        if all(item["tags"] is not None for item in items):
+            batch["tags"] = torch.from_numpy(tags)
+        if self.image_shape is not None:
+            batch["image"] = self._images(items, self.image_shape)
+        if self.region_width is not None:
+            batch["regions"], batch["region_mask"] = self._regions(items, self.region_width)
+        return batch
+
+    @staticmethod
+    def _has_image(items: Sequence[Item]) -> Tensor:
+        return torch.tensor([item.get("image") is not None or item.get("regions") is not None for item in items])
+
+    @staticmethod
+    def _images(items: Sequence[Item], shape: tuple[int, int, int]) -> Tensor:
+        stacked = torch.zeros(len(items), *shape)
+        for row, item in enumerate(items):
+            if (image := item.get("image")) is not None:
+                stacked[row] = image
+        return stacked  # (b, 3, s, s)
+
+    @staticmethod
+    def _regions(items: Sequence[Item], width: int) -> tuple[Tensor, Tensor]:
+        found = [item.get("regions") for item in items]
+        # One slot at least: a post without image gets its learned vector there.
+        r = max([1, *(len(regions) for regions in found if regions is not None)])
+        # As stored: float16 is half as much to copy, and the model casts it on its device.
+        dtype = next((regions.dtype for regions in found if regions is not None), np.dtype(np.float32))
+        stacked = np.zeros((len(items), r, width), dtype=dtype)
+        mask = np.zeros((len(items), r), dtype=np.bool_)
+        for row, regions in enumerate(found):
+            if regions is not None:
+                stacked[row, : len(regions)] = regions
+                mask[row, : len(regions)] = True
+        return torch.from_numpy(stacked), torch.from_numpy(mask)  # (b, r, f), (b, r)
+
+
+class BucketSampler(DistributedSampler[list[int]]):
+    """Yields whole batches of posts of similar length, shared out among processes.
+
+    Training: shuffled, then sorted by length within pools of some batches; the batches come in random order, and every
+    process gets the same number (the last ones are shortened, never repeated). Evaluation: sorted by length over all
+    posts, each post in exactly one batch of one process, so that counts are exact under distributed evaluation.
+
+    It is a `DistributedSampler`, so Lightning neither replaces it nor forgets `set_epoch`.
+
+    Args:
+        lengths: (n,) pieces of each post.
+        batch_size: Posts in a batch of one process.
+        shuffle: Training order; False for evaluation.
+        seed: Of the shuffling; the epoch is added.
+        num_replicas: Processes; None for those of torch.distributed.
+        rank: Of this process.
+        pool: Batches within which posts are sorted by length.
+    """
+
+    def __init__(
+        self,
+        lengths: NDArray[np.int64],
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        pool: int = 100,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        if alone:
+            num_replicas, rank = num_replicas or 1, rank or 0
+        super().__init__(_Sized(len(lengths)), num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
+        if len(lengths) < self.num_replicas:
+            raise ValueError(
+                f"Expected at least one post for each of {self.num_replicas} processes, but got {len(lengths)} posts"
+            )
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.pool = pool
+
+    def __len__(self) -> int:
+        n = len(self.lengths)
+        per_process = math.ceil(n / (self.batch_size * self.num_replicas))
+        return min(per_process, n // self.num_replicas)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._batches()
+        return iter(batches[self.rank :: self.num_replicas])
+
+    def _batches(self) -> list[list[int]]:
+        n = len(self.lengths)
+        count = len(self) * self.num_replicas
+        if not self.shuffle:
+            order = np.argsort(self.lengths, kind="stable")
+            return [part.tolist() for part in np.array_split(order, count)]
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(n)
+        pools = np.array_split(order, math.ceil(count / self.pool))
+        order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+        batches = [part.tolist() for part in np.array_split(order, count)]
+        # Neighbours go to different processes in one step, so that no process waits for another's longer batch.
+        steps = [batches[start : start + self.num_replicas] for start in range(0, count, self.num_replicas)]
+        return [batch for step in generator.permutation(len(steps)) for batch in steps[step]]
+
+
+class _Sized(Dataset[list[int]]):
+    """What DistributedSampler wants to know of a data set: how long it is."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class Batches(Dataset[list[Item]]):
+    """Looks a whole batch up at once: a DataLoader with `batch_size=None` draws index lists from `BucketSampler`."""
+
+    def __init__(self, dataset: Dataset[Item]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, indices: Sequence[int]) -> list[Item]:
+        return [self.dataset[index] for index in indices]

@@ -1,0 +1,1 @@
+"""Files of posts, texts, images, features and predictions, one file a format."""

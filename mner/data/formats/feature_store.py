@@ -1,0 +1,149 @@
+"""Stored image features: written once (`FeatureWriter`), read through a memory map (`FeatureStore`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mner.data.formats.feature_format import columns_of, read_broken, read_index, read_meta
+from mner.data.formats.feature_writer import FeatureWriter as FeatureWriter
+from mner.data.formats.images import Reason, image_key
+from mner.errors import DataFormatError
+
+
+class FeatureStore:
+    """Reads a store, whose files `mner.data.formats.feature_format` describes.
+
+    `store[image_id]` is a read-only view (r, f) into the memory map: nothing is read until it is used, and nothing is
+    copied. Image ids may carry a suffix (`.jpg`). Processes share the pages: a pickled store is a path, opened anew.
+
+    Args:
+        path: Folder of the store.
+
+    Attributes:
+        meta: Encoder, weights, transform, shapes; plain data.
+
+    Raises:
+        DataNotFoundError: If there is no store.
+        DataFormatError: If it is unfinished or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.meta = read_meta(self.path)
+        if not self.meta["complete"]:
+            raise DataFormatError(
+                self.path, None, "an extraction that was stopped", "a complete store", "Run the same command again."
+            )
+        counts = read_index(self.path / "index.tsv", repair=False)
+        self._rows = {key: number for number, key in enumerate(counts)}
+        self._ends = np.cumsum([0, *counts.values()], dtype=np.int64)
+        total = int(self._ends[-1])
+        expected = {"images": len(counts), "regions": total}
+        if any(self.meta[key] != value for key, value in expected.items()):
+            found = {key: self.meta[key] for key in expected}
+            raise self._damaged(f"an index of {expected}, but meta.json says {found}", "equal counts")
+        self._maps: dict[str, NDArray[Any]] = {}
+        for name, column in columns_of(self.meta).items():
+            file = self.path / column.file
+            size, wanted = file.stat().st_size if file.exists() else 0, total * column.row_bytes
+            if size != wanted:
+                raise self._damaged(f"{size} bytes in {column.file}", f"{wanted} ({total} regions)")
+            # A plain array over the map: np.memmap's own slicing costs more than the read.
+            shape = (total, *column.shape)
+            self._maps[name] = (
+                np.asarray(np.memmap(file, column.dtype, "r", shape=shape)) if total else np.zeros(shape, column.dtype)
+            )
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
+        return type(self), (self.path,)  # a worker opens its own map
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.path)!r}: {len(self)} images by {self.meta['encoder']}, width {self.width})"
+
+    @property
+    def width(self) -> int:
+        """Width f of the features."""
+        return int(self.meta["width"])
+
+    @property
+    def kind(self) -> str:
+        """`grid` or `regions`."""
+        return str(self.meta["kind"])
+
+    @property
+    def broken(self) -> dict[str, Reason]:
+        """Images that could not be read when the features were made, by image key, and why."""
+        return read_broken(self.path)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        """The image keys, in order."""
+        return iter(self._rows)
+
+    def __contains__(self, image_id: object) -> bool:
+        return isinstance(image_id, str) and (image_id in self._rows or image_key(image_id) in self._rows)
+
+    def __getitem__(self, image_id: str) -> NDArray[Any]:
+        """Features (r, f)."""
+        return self._slice("features", image_id)
+
+    def boxes(self, image_id: str) -> NDArray[np.float32]:
+        """Boxes (r, 4): left, top, right, bottom in pixels of the upright image."""
+        return self._slice("boxes", image_id)
+
+    def scores(self, image_id: str) -> NDArray[np.float32]:
+        """Scores (r,), falling."""
+        return self._slice("scores", image_id)
+
+    def names(self, image_id: str) -> list[str]:
+        """Class names of the r regions."""
+        return [self.meta["classes"][label] for label in self._slice("labels", image_id)]
+
+    def missing(self, image_ids: Iterable[str]) -> list[str]:
+        """Those of `image_ids` of which the store knows nothing: neither features nor that the image is broken."""
+        broken = self.broken
+        return [
+            image_id
+            for image_id in dict.fromkeys(image_ids)
+            if image_id not in self and image_key(image_id) not in broken
+        ]
+
+    def check(self, width: int | None = None, kind: str | None = None) -> None:
+        """Say before training, not in its midst, that a store does not fit.
+
+        Raises:
+            DataFormatError: If width or kind differ from what a model takes.
+        """
+        for name, expected in (("width", width), ("kind", kind)):
+            found = self.meta[name]
+            if expected is not None and found != expected:
+                raise DataFormatError(
+                    self.path,
+                    None,
+                    f"features of {name} {found!r} (made by {self.meta['encoder']})",
+                    f"{name} {expected!r}",
+                    "Extract features for this model (`mner features`), or change the model.",
+                )
+
+    def _slice(self, column: str, image_id: str) -> NDArray[Any]:
+        row = self._rows.get(image_id)
+        if row is None:
+            row = self._rows.get(image_key(image_id))
+            if row is None:
+                raise KeyError(
+                    f"{self.path} has no features of image {image_id!r}; `in` and `missing` say which it has"
+                )
+        if column not in self._maps:
+            raise ValueError(f"{self.path} holds a grid of features; only detected regions have {column}")
+        return self._maps[column][self._ends[row] : self._ends[row + 1]]
+
+    def _damaged(self, found: str, expected: str) -> DataFormatError:
+        return DataFormatError(self.path, None, found, expected, "The store is damaged: delete it and extract again.")

@@ -1,0 +1,210 @@
+"""Image files: which there are, opening them whatever their state, and making tensors of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mner.errors import DataNotFoundError
+
+Reason = Literal["", "missing", "unreadable", "empty", "not an image", "too large", "truncated or damaged"]
+"""Why an image could not be opened; empty where it could."""
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 89_478_485
+"""More than this many pixels is taken for a decompression bomb, as Pillow does by default."""
+MANY_PIXELS = 16_000_000
+"""A picture with more is made smaller as soon as it is decoded, where less is needed: a batch would fill the memory."""
+# Not all that Pillow opens: for EPS, for instance, it runs another program.
+_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_SUFFIX = re.compile("(" + "|".join(map(re.escape, SUFFIXES)) + ")$", re.IGNORECASE)
+
+
+def image_key(image_id: str) -> str:
+    """An image id, or the name of an image file, without its suffix.
+
+    >>> image_key("17_06_4705.jpg"), image_key("130"), image_key("a.b.PNG")
+    ('17_06_4705', '130', 'a.b')
+    """
+    return _SUFFIX.sub("", image_id)
+
+
+def load_image(path: str | os.PathLike[str] | BinaryIO, size: int | None = None) -> tuple[Image.Image | None, Reason]:
+    """Open and decode an image file as upright RGB.
+
+    Transparent parts become white, the orientation in EXIF is applied, of an animation the first frame is taken.
+
+    Args:
+        path: The file, or an open one.
+        size: The shorter side that is needed. A JPEG file is then decoded at 1/2, 1/4 or 1/8 of its size where that is
+            still at least `size`, which is about twice as fast; any file of more than 16 million pixels is then made
+            smaller likewise. None keeps every pixel.
+
+    Returns:
+        The image and "", or None and the reason. A broken image is data, not an exception.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # damaged EXIF and the like, of which the pixels know nothing
+            with Image.open(path, formats=_formats()) as file:
+                if file.width * file.height > MAX_PIXELS:
+                    return None, "too large"
+                if size is not None:
+                    file.draft(None, (size, size))
+                file.load()
+                return _reduced(to_rgb(file), size), ""
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None, "missing"
+    except PermissionError:
+        return None, "unreadable"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return None, "too large"
+    except UnidentifiedImageError:
+        return None, "not an image" if _has_content(path) else "empty"
+    except Exception:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error, EOFError, ...
+        return None, "truncated or damaged"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as `load_image` gives it: upright RGB. Decoding it may raise what its decoder raises."""
+    return _rgb(_upright(image))
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _reduced(image: Image.Image, size: int | None) -> Image.Image:
+    """A huge picture at 1/2, 1/3, ... of its size, so that its shorter side is still at least `size`."""
+    factor = 1 if size is None else min(image.size) // size
+    return image.reduce(factor) if factor > 1 and image.width * image.height > MANY_PIXELS else image
+
+
+def _has_content(path: str | os.PathLike[str] | BinaryIO) -> bool:
+    return os.path.getsize(path) > 0 if isinstance(path, (str, os.PathLike)) else path.seek(0, os.SEEK_END) > 0
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF that cannot be parsed says nothing about the pixels
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image.copy()  # cuts the tie to the file, which is about to close
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # more than 8 bits, which Pillow would clip
+        pixels = np.asarray(image, dtype=np.float32)
+        top = 65535.0 if image.mode != "F" else max(float(pixels.max(initial=0.0)), 1e-12)
+        return Image.fromarray((pixels.clip(0, top) * (255.0 / top)).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+class ImageSource(Protocol):
+    """Where the images of posts are: `ImageFolder`, or a column of a Hugging Face data set.
+
+    Attributes:
+        size: Shorter side that `open` needs; see `load_image`.
+    """
+
+    size: int | None
+
+    @property
+    def folder(self) -> object:
+        """What messages call the place."""
+        ...
+
+    def __contains__(self, image_id: str) -> bool: ...
+
+    def open(self, image_id: str) -> Image.Image | None:
+        """The image, or None where it is missing or broken."""
+        ...
+
+
+class ImageFolder:
+    """The image files of one folder by image key, from one listing of it. Sub-folders are left alone.
+
+    An image id finds its file with or without a suffix, and whichever suffix the file has. Only files of the folder
+    are ever found, so that an id such as `../secret` finds nothing. Of two files with one key, the first in
+    alphabetical order counts.
+
+    Args:
+        folder: The folder.
+        size: Shorter side that `open` needs; see `load_image`.
+
+    Raises:
+        DataNotFoundError: If there is no such folder.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], size: int | None = None) -> None:
+        self.folder = Path(folder)
+        self.size = size
+        if not self.folder.is_dir():
+            raise DataNotFoundError(f"Expected a folder with images at {str(folder)!r}, but there is none")
+        with os.scandir(self.folder) as entries:
+            names = sorted(entry.name for entry in entries if _SUFFIX.search(entry.name) and not _is_folder(entry))
+        self._names: dict[str, str] = {}  # key -> file name: a million paths would weigh much more
+        for name in names:
+            self._names.setdefault(image_key(name), name)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        """The image keys, in alphabetical order of their files."""
+        return iter(self._names)
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_key(image_id) in self._names
+
+    def find(self, image_id: str) -> Path | None:
+        """The file of an image id, or None."""
+        name = self._names.get(image_key(image_id))
+        return None if name is None else self.folder / name
+
+    def missing(self, image_ids: Iterable[str]) -> list[str]:
+        """Those of `image_ids` that have no file, each once."""
+        return [image_id for image_id in dict.fromkeys(image_ids) if image_id not in self]
+
+    def load(self, image_id: str) -> tuple[Image.Image | None, Reason]:
+        """The image and "", or None and why there is none."""
+        path = self.find(image_id)
+        return (None, "missing") if path is None else load_image(path, self.size)
+
+    def open(self, image_id: str) -> Image.Image | None:
+        """The image, or None where it is missing or broken."""
+        return self.load(image_id)[0]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def report_broken(broken: dict[str, Reason], total: int, show: int = 5) -> str:
+    """A line a user can act on: how many images could not be read, why, and the first few by name.
+
+    >>> report_broken({"7": "missing", "9": "missing"}, 40)
+    '2 of 40 images could not be read (missing 2): 7, 9'
+    """
+    counts = ", ".join(f"{reason} {count}" for reason, count in Counter(broken.values()).most_common())
+    names = ", ".join(list(broken)[:show]) + (", ..." if len(broken) > show else "")
+    return f"{len(broken)} of {total} images could not be read ({counts}): {names}"

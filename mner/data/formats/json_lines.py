@@ -1,0 +1,71 @@
+"""Posts as JSON lines, the Snapchat format: read strictly and written back unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any
+
+from mner.data.examples import Example
+from mner.data.formats.lines import UniqueIds, check_tag, json_object, read_lines, string_list, text_field
+from mner.errors import DataFormatError
+
+JSON_SUFFIXES = (".jsonl", ".json")
+
+
+def read_jsonl(path: str | PathLike[str]) -> list[Example]:
+    """Read posts from JSON lines, the Snapchat format: `{"id", "image_id", "tokens", "label"}`.
+
+    `label` may be missing or null where gold is unknown, `image_id` where a post has no image. Other keys are ignored.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        DataFormatError: For malformed JSON, a value of the wrong type, a post without id or words, another number of
+            tags than words, a wrong tag, a repeated id, a file that is empty or not UTF-8; with the line.
+    """
+    ids = UniqueIds(path)
+    known: set[str] = set()
+    posts = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line:
+            continue
+        record = json_object(path, number, line)
+        id_ = text_field(path, number, record, "id")
+        ids.add(id_, number)
+        image_id = None if record.get("image_id") is None else text_field(path, number, record, "image_id")
+        words = string_list(path, number, record, "tokens")
+        if not words:
+            raise DataFormatError(path, number, f"post {id_!r} without words", "at least one word", "Remove the post.")
+        if "" in words:
+            raise DataFormatError(path, number, f"an empty word in post {id_!r}", "words with content")
+        posts.append(Example(id_, image_id, words, _labels(path, number, record, len(words), known)))
+    return posts
+
+
+def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
+    """Write posts so that `read_jsonl` gives them back. Context is not written."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for example in examples:
+            record: dict[str, Any] = {"id": example.id, "image_id": example.image_id, "tokens": example.words}
+            if example.tags is not None:
+                record["label"] = example.tags
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _labels(
+    path: str | PathLike[str], number: int, record: dict[str, Any], words: int, known: set[str]
+) -> tuple[str, ...] | None:
+    if record.get("label") is None:
+        # A misspelt key would make posts without gold of posts with gold, silently.
+        wrong = sorted({"labels", "tags", "tag", "ner_tags"} & set(record)) if "label" not in record else []
+        if wrong:
+            raise DataFormatError(path, number, f"tags under {wrong[0]!r}", "tags under 'label'", "Rename the key.")
+        return None
+    tags = string_list(path, number, record, "label")
+    if len(tags) != words:
+        advice = "Words and tags belong together one by one."
+        raise DataFormatError(path, number, f"{words} tokens and {len(tags)} tags", "as many tags as tokens", advice)
+    for tag in tags:
+        check_tag(path, number, tag, known)
+    return tags

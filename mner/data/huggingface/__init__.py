@@ -1,0 +1,1 @@
+"""Hugging Face data sets in and out: tables, posts, images."""

@@ -1,0 +1,101 @@
+"""A pass over a folder of images, in batches: what extracting features and captioning share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Container, Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mner.data.formats.images import ImageFolder, Reason, report_broken
+from mner.data.transforms import ImageTransform
+
+
+class Sweep:
+    """Yields the images of a folder that are not done yet, in batches, under a progress bar.
+
+    Images that cannot be read are left out, and collected in `broken`.
+
+    Args:
+        folder: The images.
+        done: Keys of images that need no more work.
+        batch_size: Images in a batch.
+        num_workers: Processes that open images.
+        transform: Image -> tensor; without one, images come as RGB PIL images.
+        title: Words before the bar.
+
+    Attributes:
+        broken: Reason by image key, of the images that could not be read.
+    """
+
+    def __init__(
+        self,
+        folder: ImageFolder,
+        done: Container[str],
+        batch_size: int,
+        num_workers: int = 0,
+        transform: ImageTransform | None = None,
+        title: str = "images",
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")
+        keys = [key for key in folder if key not in done]
+        self.folder = folder
+        self.title = title
+        self.skipped = len(folder) - len(keys)
+        self.broken: dict[str, Reason] = {}
+        self._loader: DataLoader[Any] = DataLoader(
+            ImageFiles(folder, keys, transform),
+            batch_size=batch_size,
+            collate_fn=list,
+            num_workers=num_workers,
+            generator=torch.Generator(),  # else each pass would draw a number from the caller's
+        )
+
+    def __iter__(self) -> Iterator[tuple[list[str], list[Any]]]:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+            bar = progress.add_task(self.title, total=len(self.folder), completed=self.skipped)
+            for batch in self._loader:
+                self.broken |= {key: reason for key, image, reason in batch if image is None}
+                good = [(key, image) for key, image, _ in batch if image is not None]
+                if good:
+                    yield [key for key, _ in good], [image for _, image in good]
+                progress.update(bar, advance=len(batch))
+
+    def report(self) -> str:
+        """What was done, for the user."""
+        made = len(self.folder) - self.skipped - len(self.broken)
+        lines = [f"{made} images done" + (f", {self.skipped} were done before" if self.skipped else "")]
+        if self.broken:
+            lines.append(report_broken(self.broken, len(self.folder)))
+        return "\n".join(lines)
+
+
+class ImageFiles(Dataset[tuple[str, "Image.Image | Tensor | None", Reason]]):
+    """Images one by one for a DataLoader: key, image (or None), reason. Images are tensors where a transform is given.
+
+    Args:
+        folder: Where they are.
+        keys: Which of them, in which order.
+        transform: Image -> tensor.
+    """
+
+    def __init__(self, folder: ImageFolder, keys: Sequence[str], transform: ImageTransform | None = None) -> None:
+        self.folder = folder
+        self.keys = list(keys)
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> tuple[str, Image.Image | Tensor | None, Reason]:
+        key = self.keys[index]
+        image, reason = self.folder.load(key)
+        return key, image if image is None or self.transform is None else self.transform(image), reason

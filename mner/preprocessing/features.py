@@ -1,0 +1,168 @@
+"""`mner features`: the features of a folder of images, extracted once, kept in a store."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mner.data.formats.feature_store import FeatureStore, FeatureWriter
+from mner.data.formats.images import ImageFolder
+from mner.data.transforms import transform_for
+from mner.encoders.detectors import RegionDetector
+from mner.encoders.image import ImageEncoder
+from mner.encoders.image_inputs import build_detector
+from mner.encoders.weights import weights_hash
+from mner.errors import DataNotFoundError
+from mner.preprocessing.base import Sweep
+from mner.runtime import pick_device
+
+Append = Callable[[FeatureWriter, list[str], list[Any]], None]
+
+
+def features(
+    images: Path,
+    out: Path,
+    encoder: str = "resnet152",
+    weights: str = "pretrained",
+    regions: Literal["none", "torchvision", "detectron2", "random"] = "none",
+    top_k: int = 10,
+    image_size: int | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    dtype: Literal["float16", "float32"] = "float16",
+    num_workers: int = 2,
+    names_out: Path | None = None,
+    names_min_score: float = 0.0,
+    seed: int = 0,
+) -> FeatureStore:
+    """Extract the features of all images in a folder, once.
+
+    Run again, it goes on where it stopped. Run with another folder of images and the same `out`, it adds them, so that
+    a data set with one folder for each split gets one store. Broken images are reported at the end.
+
+    Args:
+        images: Folder with the images.
+        out: Folder of the store.
+        encoder: timm model for grid features; not used with `regions`.
+        weights: `pretrained` (downloaded once), `random` (for trying things out) or a local file of weights.
+        regions: Detector for regional features, or `none` for grid features.
+        top_k: Most regions of an image.
+        image_size: Pixels of a side for grid features, in place of the encoder's own.
+        batch_size: Images in a batch.
+        device: `auto`, `cpu`, `cuda`, ...
+        dtype: Type of the stored numbers.
+        num_workers: Processes that open images.
+        names_out: JSON lines file for the class names of the regions, to be used as context (`person, dog`).
+        names_min_score: Names of regions with a lower score are left out of that file.
+        seed: Of random weights.
+
+    Raises:
+        DataNotFoundError: If there are no images.
+        DataFormatError: If `out` holds features of another kind, encoder or weights.
+        CheckpointError: If weights are missing.
+    """
+    if names_out is not None and regions == "none":
+        raise ValueError("Expected `regions` with `names_out`, since only detected regions have names; got 'none'")
+    folder = ImageFolder(images)
+    if not len(folder):
+        raise DataNotFoundError(f"No images in {images}; sub-folders are not searched, so name the folder itself")
+    target = pick_device(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if regions == "none":
+            model: ImageEncoder | RegionDetector = ImageEncoder(encoder, weights=_weights(weights))
+        else:
+            model = build_detector(regions, _detector_weights(regions, weights), top_k)
+    origin = weights if weights in ("pretrained", "random") else Path(weights).name
+    common: dict[str, Any] = {
+        "encoder": model.name,
+        "width": model.width,
+        "weights": "none" if regions == "random" else origin,
+        "weights_hash": weights_hash(model),
+        "dtype": dtype,
+    }
+    model.to(target)
+    if isinstance(model, ImageEncoder):
+        transform = transform_for(encoder, image_size)
+        folder.size = transform.shorter_side
+        writer = FeatureWriter(out, kind="grid", transform=asdict(transform), **common)
+        append = _append_grids(model, target, dtype)
+    else:
+        transform = None
+        writer = FeatureWriter(out, kind="regions", transform=model.describe(), classes=model.classes, **common)
+        append = _append_regions(model)
+    with writer:
+        sweep = Sweep(folder, writer, batch_size, num_workers, transform, f"features by {model.name}")
+        for keys, opened in sweep:
+            append(writer, keys, opened)
+        writer.finish(sweep.broken)
+    print(sweep.report(), file=sys.stderr)
+    store = FeatureStore(out)
+    if names_out is not None:
+        write_names(store, names_out, names_min_score)
+    return store
+
+
+def write_names(store: FeatureStore, path: Path, min_score: float = 0.0) -> None:
+    """Write the class names of each image's regions as a context source: `{"image_id": "7", "text": "person, dog"}`.
+
+    Names come by falling score, each once. Images without any get no line.
+    """
+    lines = []
+    for key in store:
+        named = zip(store.names(key), store.scores(key).tolist(), strict=True)
+        names = dict.fromkeys(name for name, score in named if score >= min_score)
+        if names:
+            lines.append(json.dumps({"image_id": key, "text": ", ".join(names)}, ensure_ascii=False) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.write_text("".join(lines), encoding="utf-8")
+    os.replace(new, path)  # a kill leaves the old file or the new one
+
+
+def _append_grids(model: ImageEncoder, device: torch.device, dtype: str) -> Append:
+    @torch.no_grad()
+    def append(writer: FeatureWriter, keys: list[str], images: list[Tensor]) -> None:
+        grids = model(torch.stack(images).to(device))  # (b, r, f)
+        writer.append(keys, list(grids.to(getattr(torch, dtype)).cpu().numpy()))
+
+    return append
+
+
+def _append_regions(model: RegionDetector) -> Append:
+    def append(writer: FeatureWriter, keys: list[str], images: list[Any]) -> None:
+        found = model.detect(images)
+        writer.append(
+            keys,
+            [regions.features.numpy() for regions in found],
+            [regions.boxes.numpy() for regions in found],
+            [regions.scores.numpy() for regions in found],
+            [regions.names for regions in found],
+        )
+
+    return append
+
+
+def _weights(given: str) -> str | None:
+    return None if given == "random" else given
+
+
+def _detector_weights(regions: str, given: str) -> str | None:
+    if regions == "random" or given == "random":
+        return None
+    if given != "pretrained":
+        return given
+    if regions == "torchvision":
+        return "COCO"
+    raise ValueError(
+        "Expected argument `weights` to be a file or 'random' for detectron2, since mner downloads none for it: "
+        "see docs/detectron2.md"
+    )

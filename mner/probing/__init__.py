@@ -1,0 +1,1 @@
+"""A trained model run with its image or texts taken away."""

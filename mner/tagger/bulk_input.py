@@ -1,0 +1,226 @@
+"""Posts for `mner tag`, one after the other: JSON lines or a folder, where a bad one is an error in its place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mner.data.examples import Example
+from mner.data.formats.context import Texts, find_text
+from mner.data.formats.images import SUFFIXES, ImageFolder, image_key
+from mner.data.formats.lines import json_object, json_type, string_list, text_field
+from mner.errors import DataFormatError, DataNotFoundError
+from mner.tagger.post import Post
+
+MAX_BYTES = 1_000_000
+"""A line or text file with more bytes is no post."""
+
+KEYS = ("text", "tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One post as it was given, or why it cannot be one.
+
+    Attributes:
+        id: Its id; its number where it has none; None where it could not be read.
+        number: Its place in the input, counted from 1.
+        key: What it is known by when the run is resumed.
+        post: The post, or None.
+        error: Why there is none; empty otherwise.
+        image_problem: Why an image that the input names is not used; empty otherwise.
+    """
+
+    id: str | None
+    number: int
+    key: str
+    post: Post | None = None
+    error: str = ""
+    image_problem: str = ""
+
+
+class Images:
+    """The images of one folder and what is below it. A name that leads out of the folder finds nothing.
+
+    Args:
+        folder: The folder, or None for none.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = None if folder is None else ImageFolder(folder)
+        self._inside = None if folder is None else folder.resolve()
+
+    def find(self, name: str) -> tuple[Path | None, str]:
+        """The file, or None and why there is none."""
+        if self._folder is None or self._inside is None:
+            return None, "no folder of images was given (--images)"
+        if name.startswith(("http://", "https://")):
+            return None, "a URL; nothing is downloaded"
+        try:
+            path = (self._inside / name).resolve()
+            if not path.is_relative_to(self._inside):
+                return None, "outside of the folder of images"
+            if not path.is_file():
+                known = self._folder.find(name)  # with another suffix, or without
+                if known is None:
+                    return None, "missing"
+                path = known.resolve()
+        except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
+            return None, "no name of a file"
+        inside = path.is_relative_to(self._inside)  # and not a link to the outside
+        return (path, "") if inside else (None, "outside of the folder of images")
+
+
+def from_lines(
+    stream: BinaryIO, name: str, images: Images, sources: Sequence[Texts] = (), first: int = 1
+) -> Iterator[Given]:
+    """Posts of JSON lines: `{"id"?, "text" or "tokens", "image"?, "context"?}`; `image_id` does for `image`.
+
+    Args:
+        stream: The lines.
+        name: What the input is called in messages.
+        images: Where the images are.
+        sources: Context of posts that bring none.
+        first: Number of the first line, where the stream is a part of a file.
+    """
+    for number, raw in enumerate(_lines(stream), start=first):
+        if raw is None:
+            error = f"a line of more than {MAX_BYTES} bytes; expected one post a line"
+            yield Given(None, number, f"line {number}", error=error)
+        elif raw.strip():
+            yield _parsed(raw, name, number, images, sources)
+
+
+def from_folder(folder: Path, images: Images, sources: Sequence[Texts] = ()) -> Iterator[Given]:
+    """Posts of a folder: each `.txt` file is one, with the image of the same stem; its id is the stem.
+
+    Args:
+        folder: The folder.
+        images: Where the images are.
+        sources: Context of the posts.
+    """
+    for number, path in enumerate(text_files(folder), start=1):
+        yield _from_file(path, number, images, sources)
+
+
+def text_files(folder: Path) -> list[Path]:
+    """The text files of a folder, in alphabetical order.
+
+    Raises:
+        DataNotFoundError: If there is none.
+    """
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.lower().endswith(".txt") and entry.is_file())
+    if not names:
+        raise DataNotFoundError(
+            f"No .txt files in {folder}; expected one text file for each post, with its image "
+            f"({', '.join(SUFFIXES)}) beside it under the same name"
+        )
+    return [folder / name for name in names]
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Lines without their ends; None for one that is too long, of which no more is kept in memory."""
+    while raw := stream.readline(MAX_BYTES + 2):
+        if len(raw) > MAX_BYTES + 1 and not raw.endswith(b"\n"):
+            while raw and not raw.endswith(b"\n"):
+                raw = stream.readline(MAX_BYTES)
+            yield None
+        else:
+            yield raw.rstrip(b"\r\n")
+
+
+def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequence[Texts]) -> Given:
+    digest = f"digest {hashlib.sha256(raw).hexdigest()[:16]}"
+    id_: str | None = None
+    try:
+        record = json_object(name, number, _text(raw.removeprefix(b"\xef\xbb\xbf"), name, number))
+        id_ = _id(name, number, record)
+        image_name = _optional(name, number, record, "image") or _optional(name, number, record, "image_id")
+        path, problem = (None, "") if image_name is None else images.find(image_name)
+        given = [key for key in KEYS if record.get(key) is not None]
+        if len(given) != 1:
+            found = "'text' and 'tokens'" if given else f"neither 'text' nor 'tokens' (the keys are {sorted(record)})"
+            raise DataFormatError(name, number, found, "one of the two")
+        context = record.get("context")
+        if isinstance(context, list):
+            context = string_list(name, number, record, "context")
+        elif isinstance(context, dict):
+            context = {key: text_field(name, number, context, key) for key in context}
+        elif context is not None and not isinstance(context, str):
+            expected = "a string, a list of strings or an object of strings"
+            raise DataFormatError(name, number, f"{json_type(context)} as 'context'", expected)
+        if given == ["text"]:
+            if not isinstance(record["text"], str):
+                raise DataFormatError(name, number, f"{json_type(record['text'])} as 'text'", "a string")
+            post = Post(text=record["text"], image=path, context=context)
+        else:
+            post = Post(words=string_list(name, number, record, "tokens"), image=path, context=context)
+    except (ValueError, TypeError) as error:
+        return Given(id_, number, digest, error=_said(error))
+    return _with_context(Given(id_, number, f"id {id_}", post, "", problem), image_name, sources)
+
+
+def _from_file(path: Path, number: int, images: Images, sources: Sequence[Texts]) -> Given:
+    id_ = path.stem
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise DataFormatError(path, None, f"more than {MAX_BYTES} bytes", "one post")
+        text = _text(raw.removeprefix(b"\xef\xbb\xbf"), path, None)
+        id_.encode()  # names of files need not be text
+    except (OSError, ValueError) as error:
+        shown = id_.encode(errors="replace").decode()
+        return Given(shown, number, f"file {shown}", error=_said(error))
+    image, problem = images.find(id_)
+    # A post need not have an image, so that a missing one is no problem.
+    problem = "" if problem == "missing" else problem
+    return _with_context(Given(id_, number, f"id {id_}", Post(text=text, image=image), "", problem), id_, sources)
+
+
+def _with_context(given: Given, image_id: str | None, sources: Sequence[Texts]) -> Given:
+    post = given.post
+    if not sources or post is None or post.context is not None or given.id is None:
+        return given
+    example = Example(given.id, None if image_id is None else image_key(image_id), ("",))
+    texts = [find_text(source, example) for source in sources]
+    found = Post(post.text, post.words, post.image, texts if any(texts) else None)
+    return Given(given.id, given.number, given.key, found, "", given.image_problem)
+
+
+def _text(raw: bytes, name: object, number: int | None) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        found = f"the byte 0x{raw[error.start]:02x}, which is not UTF-8"
+        raise DataFormatError(name, number, found, "text in UTF-8") from None
+
+
+def _id(name: str, number: int, record: dict[str, Any]) -> str:
+    value = record.get("id")
+    if value is None:
+        return str(number)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return text_field(name, number, record, "id")
+
+
+def _optional(name: str, number: int, record: dict[str, Any], key: str) -> str | None:
+    return text_field(name, number, record, key) if record.get(key) is not None else None
+
+
+def _said(error: Exception) -> str:
+    """The message, without halves of surrogate pairs, which no file can hold."""
+    return (str(error) or type(error).__name__).encode(errors="replace").decode()
+
+
+def sources_of(files: Iterable[str]) -> list[Texts]:
+    """The context sources, each read from one file."""
+    from mner.data.formats.context import read_context
+
+    return [read_context(file) for file in files]

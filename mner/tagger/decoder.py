@@ -1,0 +1,136 @@
+"""From words, context and what is seen to tags: batches, and windows for posts longer than the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from mner.batch import Batch
+from mner.data.batching import Collate
+from mner.data.dataset import Item
+from mner.data.examples import Example
+from mner.data.tokenizer import PostTokenizer
+from mner.data.windows import Window, stitch, windows
+from mner.data.word_splitter import Word, readable
+from mner.fusion.base import FusionModule
+from mner.labels import spans
+from mner.tagger.image_processor import NOTHING, Seen
+
+MAX_WORD = 1_000
+"""Characters of a word that the model reads."""
+
+
+class Section(NamedTuple):
+    """Words that are decoded together: a post, or a part of a very long one."""
+
+    post: int
+    words: Sequence[Word]
+    context: tuple[str, ...] = ()
+    seen: Seen = NOTHING
+
+
+class Found(NamedTuple):
+    """Tags of a section, and its entities as (start, end, type, score), in words."""
+
+    tags: list[str]
+    entities: list[tuple[int, int, str, float]]
+
+
+class Decoder:
+    """Tags sections with a model.
+
+    A section that is too long for the encoder is read in windows that overlap. Their emissions are put together, and
+    the CRF decodes the section as a whole, so that no word is lost and no entity is cut at a window's edge.
+
+    Args:
+        model: The model, in evaluation mode.
+        tokenizer: Its tokeniser.
+        device: Where it is.
+    """
+
+    def __init__(self, model: FusionModule, tokenizer: PostTokenizer, device: torch.device) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, sections: Sequence[Section], batch_size: int) -> list[Found]:
+        """Tags and entities of each section."""
+        places = [self._windows(section) for section in sections]
+        rows = [(number, window) for number, some in enumerate(places) for window in some]
+        items = [self.item(sections[number], window) for number, window in rows]
+        order = sorted(range(len(rows)), key=lambda row: len(items[row]["token_ids"]))
+        found: dict[int, Found] = {}
+        parts: dict[int, Tensor] = {}  # by row: emissions (w, l) of a window
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = self.batch([items[row] for row in chosen])
+            emissions = self.model.emissions(batch)
+            if any(len(places[rows[row][0]]) > 1 for row in chosen):
+                parts |= {row: emissions[place, : len(items[row]["word_starts"])] for place, row in enumerate(chosen)}
+            else:
+                results = self._best(emissions, batch)
+                found |= {rows[row][0]: result for row, result in zip(chosen, results, strict=True)}
+        joined: dict[int, list[Tensor]] = {}
+        for row in sorted(parts):
+            joined.setdefault(rows[row][0], []).append(parts[row])
+        for number, some in joined.items():
+            emissions = stitch(some, places[number])[None]  # (1, w, l)
+            found[number] = self._best(emissions, self._bare_batch(sections[number], emissions))[0]
+        return [found[number] for number in range(len(sections))]
+
+    def item(self, section: Section, window: Window | None = None) -> Item:
+        """A section, or some of its words, as `Collate` takes it."""
+        start, end = window or (0, len(section.words))
+        words = _shown(section.words[start:end])
+        pieces = self.tokenizer.encode(words, section.context)
+        return Item(
+            token_ids=pieces.ids,
+            post_length=pieces.post_length,
+            word_starts=pieces.word_starts,
+            tags=None,
+            image=section.seen.image,
+            regions=section.seen.regions,
+            example=Example(str(section.post), None, words, None, section.context),
+        )
+
+    def batch(self, items: Sequence[Item]) -> Batch:
+        """Items as a batch on the model's device."""
+        image = next((item["image"] for item in items if item["image"] is not None), None)
+        regions = next((item["regions"] for item in items if item["regions"] is not None), None)
+        collate = Collate(
+            self.tokenizer.pad_id,
+            None if image is None else (3, image.shape[1], image.shape[2]),
+            None if regions is None else regions.shape[1],
+        )
+        batch = collate(items)
+        moved: Any = {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+        return cast(Batch, moved)
+
+    def _windows(self, section: Section) -> list[Window]:
+        if len(section.words) <= self.tokenizer.room:
+            return [(0, len(section.words))]
+        sizes = self.tokenizer.piece_counts(_shown(section.words))
+        return windows(sizes, self.tokenizer.room, 0.75 if any(section.context) else 1.0)
+
+    def _bare_batch(self, section: Section, emissions: Tensor) -> Batch:
+        """What decoding needs of a section whose windows were read apart."""
+        mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
+        return Batch(word_mask=mask, words=[_shown(section.words)], id=[str(section.post)], image_id=[None])
+
+    def _best(self, emissions: Tensor, batch: Batch) -> list[Found]:
+        tags = [[self.model.labels[index] for index in path] for path in self.model.decode(emissions, batch)]
+        entities = [spans(some) for some in tags]
+        scores = self.model.entity_scores(emissions, batch, entities)
+        return [
+            Found(some, [(*span, score) for span, score in zip(its, of, strict=True)])
+            for some, its, of in zip(tags, entities, scores, strict=True)
+        ]
+
+
+def _shown(words: Sequence[Word]) -> tuple[str, ...]:
+    """Words as the model reads them."""
+    return tuple(readable(word.text[:MAX_WORD]) for word in words)

@@ -1,0 +1,227 @@
+"""What a trained model sees of a picture: opened as in training, turned into pixels, stored-like features, captions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mner.data.formats.images import MAX_PIXELS, load_image, to_rgb
+from mner.data.transforms import ImageTransform, transform_for
+from mner.encoders.detectors import RegionDetector
+from mner.encoders.image import ImageEncoder
+from mner.encoders.weights import weights_hash
+from mner.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mner.fusion.base import FusionModule
+
+
+class Opened(NamedTuple):
+    """An opened picture, or None and why there is none ("" where none was given)."""
+
+    picture: Image.Image | None
+    problem: str
+
+
+class Seen(NamedTuple):
+    """What the model gets of one picture; both None where it gets nothing."""
+
+    image: Tensor | None = None  # (3, s, s)
+    regions: NDArray[np.floating[Any]] | None = None  # (r, f)
+    boxes: NDArray[np.float32] | None = None  # (r, 4) of detected regions, in pixels of the upright picture
+
+
+NOTHING = Seen()
+
+
+def open_picture(given: Image.Image | bytes | str | os.PathLike[str] | None, size: int | None = None) -> Opened:
+    """Open a picture, whatever its state: truncated, no image, a decompression bomb. Nothing is raised.
+
+    Args:
+        given: From PIL, the bytes of an image file, or its path.
+        size: Shorter side that is needed; see `mner.data.formats.images.load_image`.
+    """
+    if given is None:
+        return Opened(None, "")
+    if isinstance(given, Image.Image):
+        return _from_pil(given)
+    if isinstance(given, (bytes, bytearray)):
+        return Opened(*load_image(BytesIO(given), size))
+    path = os.fspath(given)
+    if path.startswith(("http://", "https://")):
+        return Opened(None, "a URL; nothing is downloaded, give the file or its bytes")
+    if not os.path.isfile(path):  # a pipe or a device would be read for ever
+        return Opened(None, "not a file" if os.path.exists(path) else "missing")
+    return Opened(*load_image(path, size))
+
+
+def _from_pil(given: Image.Image) -> Opened:
+    if not (given.width and given.height):
+        return Opened(None, "empty")
+    if given.width * given.height > MAX_PIXELS:
+        return Opened(None, "too large")
+    try:
+        given.load()
+        return Opened(to_rgb(given), "")
+    except Exception:  # a file that PIL opened, but cannot decode; each decoder has its own errors
+        return Opened(None, "truncated or damaged")
+
+
+class Sight:
+    """From pictures to what one model takes: pixels, or features made as those that it was trained with.
+
+    The encoder of stored features is made when the first picture comes, since it may have to be downloaded.
+
+    Args:
+        model: The model.
+        data: What its checkpoint says of the data.
+        device: Where to run.
+        encoder: What makes features, in place of the one that the checkpoint names.
+        weights: File of that one's weights, if it was trained with a file.
+
+    Attributes:
+        size: Shorter side of a picture that is needed, or None for all of it.
+        transform: From picture to pixels; None where the encoder takes pictures.
+    """
+
+    def __init__(
+        self,
+        model: FusionModule,
+        data: Mapping[str, Any],
+        device: torch.device,
+        encoder: ImageEncoder | RegionDetector | None = None,
+        weights: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.device = device
+        self.transform: ImageTransform | None = None
+        self.meta: dict[str, Any] | None = None
+        self.lacks = ""
+        self.blind = not model.uses_image
+        self._encoder = encoder
+        self._weights = weights
+        self._grid: tuple[int, int] | None = None
+        self._own: ImageEncoder | None = getattr(model, "image_encoder", None)
+        if self.blind:
+            self.lacks = f"the model ({type(model).__name__}) uses no image"
+        elif self._own is not None:
+            if data and not data.get("images"):
+                self.lacks = "the model was trained without images"
+            else:
+                self.transform = transform_for(self._own.name, data.get("image_size"))
+        elif data.get("features"):
+            self.meta = dict(data["features"])
+            if self.meta["kind"] == "grid":
+                self.transform = ImageTransform(**self.meta["transform"])
+        else:
+            self.lacks = (
+                "the model was trained on image features, but its checkpoint does not say on which; it was saved "
+                "without a data module, or the training had no image"
+            )
+
+    @property
+    def size(self) -> int | None:
+        """Shorter side of a picture that is needed, or None for all of it."""
+        return None if self.transform is None else self.transform.shorter_side
+
+    def see(self, pictures: Sequence[Image.Image | None]) -> list[Seen]:
+        """What the model gets of each picture; nothing of None, nor of any where it `lacks` something.
+
+        Raises:
+            CheckpointError: If the encoder of its features cannot be made; from then on `lacks` says so.
+        """
+        if self.lacks or not any(pictures):
+            return [NOTHING] * len(pictures)
+        if self.meta is None:
+            return [NOTHING if picture is None else Seen(image=self._pixels(picture)) for picture in pictures]
+        encoder = self._made()
+        found = [place for place, picture in enumerate(pictures) if picture is not None]
+        chosen = [picture for picture in pictures if picture is not None]
+        boxes: list[NDArray[np.float32] | None] = [None] * len(chosen)
+        if isinstance(encoder, RegionDetector):
+            detected = encoder.detect(chosen)
+            features = [regions.features.numpy() for regions in detected]
+            boxes = [regions.boxes.numpy() for regions in detected]
+        else:
+            with torch.no_grad():
+                grids = encoder(torch.stack([self._pixels(picture) for picture in chosen]).to(self.device))
+            features = list(grids.float().cpu().numpy())
+        seen = [NOTHING] * len(pictures)
+        for place, some, where in zip(found, features, boxes, strict=True):
+            # Rounded as the stored ones were.
+            seen[place] = Seen(regions=some.astype(self.meta["dtype"]), boxes=where) if len(some) else NOTHING
+        return seen
+
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the regions of a picture; None where they form no grid."""
+        encoder = self._encoder if self.meta is not None else self._own
+        if self.transform is None or not isinstance(encoder, ImageEncoder):
+            return None
+        if self._grid is None:
+            self._grid = encoder.grid(self.transform.size)
+        return self._grid
+
+    def _pixels(self, picture: Image.Image) -> Tensor:
+        if self.transform is None:
+            raise ValueError("Expected an encoder of pixels, but the features are of detected regions")
+        return self.transform(picture)
+
+    def _made(self) -> ImageEncoder | RegionDetector:
+        if self._encoder is None and self.meta is not None:
+            try:
+                self._encoder = make_encoder(self.meta, self._weights)
+            except Exception as error:
+                self.lacks = f"what makes its image features is not available: {error}"
+                raise CheckpointError(
+                    f"The model was trained on features by {self.meta['encoder']}, and {self.lacks}. Give `encoder` "
+                    "(or `image_weights`, the file of its weights); without, posts are tagged by their text"
+                ) from error
+        if self._encoder is None:
+            raise ValueError("Expected features of images, but the model takes none")
+        return self._encoder.to(self.device)
+
+
+def make_encoder(
+    meta: Mapping[str, Any], weights: str | os.PathLike[str] | None = None
+) -> ImageEncoder | RegionDetector:
+    """What made stored features, by their description.
+
+    Args:
+        meta: The description, as in the store's `meta.json` and in checkpoints.
+        weights: File of the weights, if the features were made with a file.
+
+    Raises:
+        CheckpointError: If the weights are not there or are others.
+    """
+    origin = meta.get("weights")
+    if weights is None and origin not in ("pretrained", "random", "none"):
+        raise CheckpointError(f"its weights were the local file {origin!r}, whose place is not known")
+    given = os.fspath(weights) if weights is not None else "pretrained" if origin == "pretrained" else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # as `mner features` makes random weights
+        encoder = _grid_encoder(meta, given) if meta["kind"] == "grid" else _detector(meta, given)
+    if meta.get("weights_hash") not in (None, weights_hash(encoder)):
+        raise CheckpointError(f"the weights of {meta['encoder']} are not those that made the features (another hash)")
+    return encoder
+
+
+def _grid_encoder(meta: Mapping[str, Any], weights: str | None) -> ImageEncoder:
+    return ImageEncoder(meta["encoder"], weights=weights)
+
+
+def _detector(meta: Mapping[str, Any], weights: str | None) -> RegionDetector:
+    from mner.encoders.detectors import RandomDetector, TorchvisionDetector
+
+    options = dict(meta.get("transform") or {})
+    if meta["encoder"] == "random":
+        return RandomDetector(**options)
+    if str(meta["encoder"]).startswith("torchvision/"):
+        return TorchvisionDetector("COCO" if weights == "pretrained" else weights, **options)
+    raise CheckpointError(f"{meta['encoder']} is made by hand: build it and give it as `encoder`")

@@ -1,0 +1,338 @@
+"""`Tagger`: a trained model on new posts, prepared as those that it was trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from mner.data.tokenizer import PostTokenizer
+from mner.data.word_splitter import Splitter, Style, style_of
+from mner.errors import CheckpointError
+from mner.fusion.base import FusionModule
+from mner.runtime import pick_device
+from mner.tagger.decoder import Decoder, Found, Section
+from mner.tagger.image_processor import NOTHING, Sight
+from mner.tagger.post import Context, Entity, Post, Tagged, groups
+from mner.tagger.preprocessor import ImageWarning, Prepared, Preparer, tokenizer_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mner.encoders.detectors import RegionDetector
+    from mner.encoders.image import ImageEncoder
+    from mner.preprocessing.captions import Captioner
+    from mner.tagger.render import Rendering
+
+__all__ = ["Entity", "ImageWarning", "Post", "Tagged", "Tagger"]
+SECTION = 10_000
+"""Words that are decoded together; longer texts are cut."""
+AHEAD = 8
+"""Batches that are read together where nobody waits for the first: 97 % of their pieces are real, not 60 %."""
+AnyPost = Post | str | Sequence[str] | Mapping[str, Any]
+
+
+class Tagger:
+    """Finds entities in new posts with a trained model.
+
+    Text is split, and context and images are prepared, as the checkpoint says that they were in training.
+
+    Args:
+        model: A model from a checkpoint.
+        captioner: Makes the context of posts that come with an image and without context: a `Captioner`, or the name or
+            folder of an image-to-text model. For models that were trained on captions.
+        caption_source: Which of the context sources the captions stand for; None for the first.
+        encoder: What makes image features, for models that were trained on stored ones; None for the one that the
+            checkpoint names, if its weights can be had.
+        image_weights: File of the weights of that one, if they are from a file.
+        words: How text is split: a style of `mner.data.word_splitter`, or a function from a text to words with their
+            places. None for the style of the training data.
+        tokenizer: Word-piece tokeniser, in place of the checkpoint's.
+        batch_size: Posts that are tagged together.
+        device: `auto`, `cpu`, `cuda`, ...
+
+    Attributes:
+        labels: The BIO labels.
+        prepare: Makes of posts what the model takes: texts split, images opened, contexts found.
+        sources: Names of the context sources that the model was trained with.
+        scores: Scores that a shared model came with.
+        licence: Licence that a shared model came with.
+
+    Raises:
+        CheckpointError: If the checkpoint holds no tokeniser and none is given.
+        ValueError: If there is a captioner, but the model was trained without context.
+
+    For example::
+
+        tagger = Tagger.from_checkpoint("best.ckpt")
+        for entity in tagger("Anna visits Old Town", image="anna.jpg"):
+            print(entity.text, entity.type, entity.start, entity.end, entity.score)
+    """
+
+    def __init__(
+        self,
+        model: FusionModule,
+        *,
+        captioner: Captioner | str | None = None,
+        caption_source: str | None = None,
+        encoder: ImageEncoder | RegionDetector | None = None,
+        image_weights: str | os.PathLike[str] | None = None,
+        words: Style | Splitter | None = None,
+        tokenizer: PostTokenizer | None = None,
+        batch_size: int = 32,
+        device: str = "auto",
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")
+        self.device = pick_device(device)
+        self.model = model.eval().to(self.device)
+        self.labels = list(model.labels)
+        self.batch_size = batch_size
+        self.data: dict[str, Any] = dict((model.restored or {}).get("data") or {})
+        self.tokenizer = tokenizer or tokenizer_of(model, self.data)
+        self.decoder = Decoder(self.model, self.tokenizer, self.device)
+        self.sight = Sight(model, self.data, self.device, encoder, image_weights)
+        style = words if words is not None else style_of(self.data.get("name"))
+        self.prepare = Preparer(self.data, self.tokenizer, self.sight, style, captioner, caption_source)
+        self.sources = self.prepare.sources
+        self.scores: dict[str, float] = {}
+        self.licence: str | None = None
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike[str], **options: Any) -> Self:
+        """A tagger from a checkpoint that `mner fit` wrote.
+
+        Args:
+            path: The file. Nothing in it is run: tensors and plain data are all that is read.
+            options: As for `Tagger`.
+
+        Raises:
+            CheckpointError: If it is not there, or is no checkpoint of `mner`.
+        """
+        if Path(path).is_dir():
+            raise CheckpointError(f"Expected a checkpoint, but {path} is a folder")
+        model = FusionModule.load_from_checkpoint(path)
+        model.text_encoder.merge()  # LoRA adapters have no use but to be trained
+        return cls(model, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        revision: str | None = None,
+        token: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """A tagger from a folder that `save_pretrained` wrote, or from the Hugging Face Hub.
+
+        Nothing from there is run. The model's class has to be one of mner's, or yours, imported before.
+
+        Args:
+            name: The folder, or the repository's name (`owner/model`).
+            revision: Branch, tag or commit of the repository.
+            token: For repositories that are not public.
+            options: As for `Tagger`.
+
+        Raises:
+            CheckpointError: If there is no such model, or it cannot be used.
+        """
+        from mner.tagger.hub import load_model
+
+        shared = load_model(name, revision, token)
+        tagger = cls(shared.model, **options)
+        tagger.scores, tagger.licence = shared.scores, shared.licence
+        return tagger
+
+    @classmethod
+    def from_onnx(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
+        """A tagger that runs an exported model with ONNX Runtime.
+
+        Args:
+            folder: What `mner export` wrote.
+            options: As for `Tagger`.
+
+        Raises:
+            MissingDependencyError: If ONNX Runtime is not installed.
+            CheckpointError: If the folder holds no exported model.
+        """
+        from mner.tagger.engines import Exported
+
+        model: Any = Exported(folder)
+        return cls(model, **options, device="cpu")
+
+    @classmethod
+    def load(cls, name: str | os.PathLike[str], **options: Any) -> Self:
+        """A tagger from a checkpoint's file, a shared model's folder, or the Hub: whichever `name` is.
+
+        Args:
+            name: The file, the folder, or the repository's name.
+            options: As for `Tagger`.
+        """
+        path = Path(name)
+        is_file = path.is_file() or path.suffix == ".ckpt"
+        return cls.from_checkpoint(path, **options) if is_file else cls.from_pretrained(name, **options)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        scores: Mapping[str, float] | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write the model as a folder that holds everything to tag with: safetensors, configuration, tokeniser, card.
+
+        Args:
+            folder: The folder; made if it is not there.
+            scores: Scores for the card, such as `{"test/f1": 0.74}`; `mner.tagger.hub.scores_of` has those of a
+                prediction file. None for those that the model came with.
+            licence: Identifier of the licence that you give it, such as `mit`. None for the one that it came with.
+        """
+        from mner.tagger.hub import save_model
+
+        return save_model(self.model, folder, scores or self.scores, licence or self.licence, self.tokenizer)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        scores: Mapping[str, float] | None = None,
+        licence: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face Hub; the repository is made if it is not there.
+
+        Args:
+            repository: Its name, `owner/model`.
+            scores: As for `save_pretrained`.
+            licence: As for `save_pretrained`.
+            private: Whether a new repository is to be private; None for the owner's usual setting.
+            token: Access token; None for the one that you logged in with.
+
+        Returns:
+            The address of the commit.
+        """
+        from mner.tagger.hub import push_model
+
+        scores, licence = scores or self.scores, licence or self.licence
+        return push_model(self.model, repository, scores, licence, self.tokenizer, private, token)
+
+    @overload
+    def __call__(self, text_or_words: list[Post] | list[dict[str, Any]] | list[list[str]]) -> list[Tagged]: ...
+
+    @overload
+    def __call__(
+        self,
+        text_or_words: str | Sequence[str] | Post,
+        image: Image | bytes | str | os.PathLike[str] | None = None,
+        context: Context = None,
+    ) -> Tagged: ...
+
+    def __call__(self, text_or_words: Any, image: Any = None, context: Any = None) -> Any:
+        """The entities of a post, or of each of a list of posts.
+
+        Args:
+            text_or_words: A text; the words of one post; or a list of posts, each a text, a list of words, a `Post` or
+                a mapping of its attributes. A list of strings is the words of one post, unless one of them has a space
+                in it: then they are texts. (`stream` takes every string for a text.)
+            image: From PIL, or the bytes or path of an image file. One that cannot be read is warned of.
+            context: Text of one source, a list of texts in the order of the sources in training, or a mapping from the
+                names of sources to texts.
+
+        Returns:
+            A `Tagged`, which is a list of `Entity`, in order; or a list of them for a list of posts.
+        """
+        if _is_list_of_posts(text_or_words):
+            if image is not None or context is not None:
+                raise ValueError("Expected images and context inside of the posts of a list: Post(text, image=…)")
+            return list(self.stream(text_or_words, ahead=AHEAD))
+        if isinstance(text_or_words, (Post, Mapping)):
+            post = Post.of(text_or_words)
+        elif isinstance(text_or_words, str):
+            post = Post(text=text_or_words, image=image, context=context)
+        else:
+            post = Post(words=text_or_words, image=image, context=context)
+        return next(self.stream([post]))
+
+    def stream(self, posts: Iterable[AnyPost], batch_size: int | None = None, ahead: int = 1) -> Iterator[Tagged]:
+        """Tag posts as they come, in order.
+
+        Args:
+            posts: Texts, lists of words, `Post` objects or mappings of their attributes; as many as you like.
+            batch_size: Posts that are tagged together; None for the tagger's own.
+            ahead: Batches to read before the first is tagged. Posts of similar length then share a batch, which is
+                faster where they come at once; of posts with images no more than one batch is ever held.
+        """
+        size = self.batch_size if batch_size is None else batch_size
+        if size < 1 or ahead < 1:
+            raise ValueError(f"Expected `batch_size` and `ahead` to be at least 1, but got {size} and {ahead}")
+        for group in groups(map(Post.of, posts), size, ahead):
+            yield from self.finish(self.prepare(group), size)
+
+    def render(self, posts: Any, image: Any = None, context: Any = None, attention: bool = True) -> Rendering:
+        """Posts with their entities marked, their images, contexts, and where the model looked, as HTML.
+
+        Notebooks show it; `.save(path)` writes a page that needs nothing else.
+
+        Args:
+            posts: As for a call: a text, the words of a post, or a list of posts.
+            image: As for a call.
+            context: As for a call.
+            attention: Draw attention over the image, where the model has some.
+        """
+        from mner.tagger.render import Rendering, pictures_of, post_html
+
+        if _is_list_of_posts(posts):
+            given = [Post.of(post) for post in posts]
+        elif isinstance(posts, (Post, Mapping)):
+            given = [Post.of(posts)]
+        else:
+            text, words = (posts, None) if isinstance(posts, str) else (None, posts)
+            given = [Post(text=text, words=words, image=image, context=context)]
+        parts = []
+        for post in given:
+            (prepared,) = self.prepare([post])
+            (tagged,) = self.finish([prepared])
+            pictures = pictures_of(self.decoder, self.sight, prepared, tagged, attention)
+            parts.append(post_html(tagged, self.sources, pictures))
+        return Rendering(parts)
+
+    # One batch of posts, from what was given to entities
+
+    def finish(self, prepared: Sequence[Prepared], batch_size: int | None = None) -> list[Tagged]:
+        """Tag what `prepare` made of posts."""
+        sections = [
+            Section(number, post.words[start : start + SECTION], post.context, post.seen)
+            for number, post in enumerate(prepared)
+            for start in range(0, len(post.words), SECTION)
+        ]
+        found: list[list[Found]] = [[] for _ in prepared]
+        for section, result in zip(sections, self.decoder(sections, batch_size or self.batch_size), strict=True):
+            found[section.post].append(result)
+        return [_tagged(post, parts) for post, parts in zip(prepared, found, strict=True)]
+
+
+def _tagged(post: Prepared, found: Sequence[Found]) -> Tagged:
+    entities: list[Entity] = []
+    tags: list[str] = []
+    for section in found:
+        before = len(tags)
+        tags += section.tags
+        for start, end, type_, score in section.entities:
+            start, end = before + start, before + end
+            first, last = post.words[start].start, post.words[end - 1].end
+            entities.append(Entity(post.text[first:last], type_, first, last, round(score, 6), start, end))
+    return Tagged(
+        entities,
+        text=post.text,
+        words=post.words,
+        tags=tags,
+        has_image=post.seen is not NOTHING,
+        image_problem=post.opened.problem,
+        context=post.context,
+    )
+
+
+def _is_list_of_posts(value: Any) -> bool:
+    if isinstance(value, (str, Post, Mapping)) or not isinstance(value, Sequence):
+        return False
+    return any(not isinstance(element, str) or " " in element for element in value)

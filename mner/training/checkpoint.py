@@ -1,0 +1,200 @@
+"""Checkpoints that need nothing but themselves: what is added to Lightning's, and how they are read back."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+import mner
+from mner.encoders.text import ADAPTERS
+from mner.errors import CheckpointError
+from mner.labels import entity_types
+from mner.runtime import run_seed
+
+KEY = "mner"
+
+
+class Kept(Protocol):
+    """What a checkpoint needs of a model: a `TaggingModule`."""
+
+    labels: list[str]
+    text_encoder: Any
+    restored: dict[str, Any] | None
+
+    @property
+    def hparams(self) -> Any:
+        """Its constructor's arguments."""
+
+
+Module = TypeVar("Module", bound=Any)
+
+
+def class_path(module: Kept) -> str:
+    """The import path of the module's class; for a strategy of the library its public one, `mner.fusion.TextOnly`."""
+    return _path_of(type(module))
+
+
+def _path_of(cls: type) -> str:
+    public = sys.modules.get("mner.fusion")
+    if cls.__module__.startswith("mner.fusion.") and getattr(public, cls.__qualname__, None) is cls:
+        return f"mner.fusion.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def write_extras(module: Kept, checkpoint: dict[str, Any]) -> None:
+    """Put under `checkpoint["mner"]` what the weights do not say; plain data only, so that it loads weights-only."""
+    checkpoint[KEY] = {
+        "class": class_path(module),
+        "version": mner.__version__,
+        "seed": run_seed(),
+        "text_config": _plain(module.text_encoder.config),
+        "data": _data_extras(module),
+    }
+    # LightningCLI reads this key when it is given a checkpoint without a config.
+    checkpoint["hyper_parameters"] = {**_plain(dict(module.hparams)), "_class_path": class_path(module)}
+
+
+def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:
+    """A checkpoint's content, read without running any code from it.
+
+    Raises:
+        CheckpointError: If it is not there, is no checkpoint of `mner`, or holds more than tensors and plain data.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"No checkpoint at {str(path)!r}; `mner fit` says where it keeps them") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read safely (tensors and plain data only): "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+    _check_ours(checkpoint, path)
+    return checkpoint
+
+
+def _check_ours(checkpoint: Any, path: str | Path = "the given path") -> None:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(
+            f"Expected a checkpoint of a mner.fusion.FusionModule at {path}, but it has no part named {KEY!r}: it was "
+            "written by other code"
+        )
+
+
+def accept(module: Kept, checkpoint: dict[str, Any]) -> None:
+    """Keep what a checkpoint says beside its weights, before they are loaded into `module`.
+
+    Raises:
+        CheckpointError: If another class wrote it, or one for other labels.
+    """
+    _check_ours(checkpoint)
+    written_by = checkpoint[KEY]["class"]
+    if not _is_called(type(module), written_by):
+        raise CheckpointError(
+            f"The checkpoint was written by {written_by}, but the model is a {class_path(module)}; "
+            "choose that class, or leave the model out so that the checkpoint says it"
+        )
+    labels = checkpoint.get("hyper_parameters", {}).get("labels")
+    if labels is not None and list(labels) != module.labels:
+        raise CheckpointError(
+            f"The checkpoint was trained with entity types {entity_types(labels)}, but the data have "
+            f"{entity_types(module.labels)}; choose the data set that it was trained for"
+        )
+    _check_adapters(module, checkpoint[KEY].get("text_config") or {})
+    module.restored = checkpoint[KEY]
+
+
+def _check_adapters(module: Kept, config: dict[str, Any]) -> None:
+    """Lightning would name each weight of the adapters, and not say what to do."""
+    own = module.text_encoder.adapters
+    stored, given = config.get(ADAPTERS), None if own is None else own.plain()
+    if stored != given:
+        raise CheckpointError(
+            f"The checkpoint was written with {_named(stored)}, but the model has {_named(given)}; train on with the "
+            "callbacks that it was trained with (mner.training.callbacks.LoRA)"
+        )
+
+
+def _named(adapters: dict[str, Any] | None) -> str:
+    return "no LoRA adapters" if adapters is None else f"LoRA adapters of {adapters}"
+
+
+def _is_called(cls: type, path: str) -> bool:
+    """Whether a checkpoint means this class: a script's own class is `__main__.X` there, and `script.X` elsewhere."""
+    return path == _path_of(cls) or path in (f"__main__.{cls.__qualname__}", f"{cls.__module__}.{cls.__qualname__}")
+
+
+def load_module(path: str | Path, expected: type[Module], map_location: Any = None, **kwargs: Any) -> Module:
+    """Build the module that wrote the checkpoint and give it its weights.
+
+    Raises:
+        CheckpointError: If the class cannot be imported or is no subclass of `expected`.
+    """
+    checkpoint = read_checkpoint(path, map_location)
+    return build_module(checkpoint, expected, **kwargs)
+
+
+def build_module(checkpoint: dict[str, Any], expected: type[Module], **kwargs: Any) -> Module:
+    """As `load_module`, from the content of a checkpoint."""
+    cls = import_class(checkpoint[KEY]["class"], expected)
+    arguments = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
+    arguments["text_encoder"] = checkpoint[KEY]["text_config"]
+    arguments["image_weights"] = None
+    arguments.update(kwargs)
+    module: Module = cls(**arguments)
+    # Stored as given, not as rebuilt: a later checkpoint of this module names the encoder again.
+    kept = {"text_encoder", "image_weights"} - kwargs.keys()
+    module.hparams.update({key: checkpoint["hyper_parameters"][key] for key in kept})
+    module.load_state_dict(checkpoint["state_dict"])
+    module.restored = checkpoint[KEY]
+    module.eval()
+    return module
+
+
+def import_class(path: str, expected: type[Module]) -> type[Module]:
+    """The class at an import path.
+
+    Raises:
+        CheckpointError: If it cannot be imported or is no subclass of `expected`.
+    """
+    if _is_called(expected, path):
+        return expected
+    module_name, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"The checkpoint was written by class {path}, which cannot be imported ({error}). "
+            "Run where that module can be found (its folder on PYTHONPATH), install it, or call "
+            "`load_from_checkpoint` of that class."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, expected)):
+        raise CheckpointError(f"Expected a checkpoint of a {expected.__name__}, but it was written by {path}")
+    return found
+
+
+def _data_extras(module: Kept) -> dict[str, Any]:
+    """What the data module says of itself, or what an earlier checkpoint said of it."""
+    trainer = getattr(module, "_trainer", None)
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is not None and hasattr(datamodule, "describe"):
+        described: dict[str, Any] = _plain(datamodule.describe())
+        return described
+    restored: dict[str, Any] = (module.restored or {}).get("data", {})
+    return restored
+
+
+def _plain(value: Any) -> Any:
+    """`value` with every container, path and type made one that a weights-only load accepts."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(entry) for entry in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

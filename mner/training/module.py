@@ -1,0 +1,241 @@
+"""`TaggingModule`: Lightning's half of every strategy. Steps, loss, scores, optimiser and schedule, checkpoint hooks.
+
+What a strategy computes is the other half, `mner.fusion.base`. Names of what is logged: `train/loss` and
+`train/{part}_loss`, `val/f1` and `test/f1` (lenient; also precision, recall, and `{type}/f1`), `val/strict/f1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Self
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from mner.batch import Batch
+from mner.data.datamodules.base import MNERDataModule
+from mner.data.formats.predictions import Prediction, ScoredSpan
+from mner.data.recipe import check_inputs, check_restored
+from mner.labels import MODES, Span, spans
+from mner.metrics import SpanF1
+from mner.training.checkpoint import accept, load_module, write_extras
+
+STAGES = ("val", "test")
+
+
+class TaggingModule(pl.LightningModule):
+    """Trains, scores and keeps a model that gives each word a label.
+
+    Args:
+        labels: BIO labels, `O` first.
+
+    Attributes:
+        restored: What the checkpoint that it came from says of its data; None for a new model.
+    """
+
+    uses_image: ClassVar[bool] = True
+    labels: list[str]
+    text_encoder: Any
+
+    def __init__(self, labels: list[str]) -> None:
+        super().__init__()
+        self.labels = list(labels)
+        self.metrics: Any = nn.ModuleDict(
+            {f"{stage}_{mode}": SpanF1(labels, mode=mode) for stage in STAGES for mode in MODES}
+        )
+        self._tested: list[tuple[list[str], list[str]]] = []
+        self.restored: dict[str, Any] | None = None
+
+    # What the strategy's half has
+
+    def emissions(self, batch: Batch) -> Tensor:
+        """Label scores (b, w, l) of each word."""
+        raise NotImplementedError
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The parts of the training loss, by name."""
+        raise NotImplementedError
+
+    def nll(self, emissions: Tensor, batch: Batch) -> Tensor:
+        """Loss of the gold tags."""
+        raise NotImplementedError
+
+    def decode(self, emissions: Tensor, batch: Batch) -> list[list[int]]:
+        """The best label indices of each post, as long as its words."""
+        raise NotImplementedError
+
+    def entity_scores(self, emissions: Tensor, batch: Batch, found: list[list[Span]]) -> list[list[float]]:
+        """Probability of each span."""
+        raise NotImplementedError
+
+    @property
+    def pretrained(self) -> Sequence[nn.Module]:
+        """The parts that are trained at `learning_rate`; all others have `head_learning_rate`."""
+        raise NotImplementedError
+
+    # Training and evaluation
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that do not bring what the model was built for."""
+        if stage == "fit" and self.restored is not None and not self.training:
+            self.train()  # a loaded module is in evaluation mode, and Lightning would train it so, without dropout
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, MNERDataModule):
+            check_inputs(self, data)
+            if self.restored is not None:
+                check_restored(data, self.restored.get("data", {}))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step of training."""
+        parts = self.losses(batch)
+        loss = torch.stack(list(parts.values())).sum()
+        size = len(batch["id"])
+        self.log_dict({f"train/{name}_loss": part for name, part in parts.items()}, batch_size=size)
+        self.log("train/loss", loss, batch_size=size, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score one batch of the valid split."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score one batch of the test split."""
+        paths = self._evaluate(batch, "test")
+        gold = self._names(batch["tags"].tolist(), [len(words) for words in batch["words"]])
+        self._tested += zip(gold, self._names(paths), strict=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the valid split."""
+        self._log_scores("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the posts of an earlier test."""
+        self._tested = []
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test split."""
+        self._log_scores("test")
+
+    @property
+    def tested(self) -> list[tuple[list[str], list[str]]]:
+        """Gold and predicted tags of each post that this process tested last."""
+        return self._tested
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """Tags and entities of each post, with the probability of each entity."""
+        emissions = self.emissions(batch)
+        pred = self._names(self.decode(emissions, batch))
+        found = [spans(tags) for tags in pred]
+        scores = self.entity_scores(emissions, batch, found)
+        gold: list[list[str] | None] = [None] * len(pred)
+        if "tags" in batch:
+            gold = list(self._names(batch["tags"].tolist(), [len(words) for words in batch["words"]]))
+        has_image = batch["has_image"].tolist()
+        return [
+            Prediction(
+                id=batch["id"][row],
+                image_id=batch["image_id"][row],
+                words=batch["words"][row],
+                gold=None if (tags := gold[row]) is None else tuple(tags),
+                pred=tuple(pred[row]),
+                entities=tuple(
+                    ScoredSpan(*span, round(score, 6)) for span, score in zip(found[row], scores[row], strict=True)
+                ),
+                has_image=has_image[row],
+            )
+            for row in range(len(pred))
+        ]
+
+    def _evaluate(self, batch: Batch, stage: str) -> list[list[int]]:
+        emissions = self.emissions(batch)
+        size = len(batch["id"])
+        self.log(f"{stage}/loss", self.nll(emissions, batch), batch_size=size, on_epoch=True, sync_dist=True)
+        paths = self.decode(emissions, batch)
+        w = batch["word_mask"].shape[1]
+        pred = torch.tensor([path + [0] * (w - len(path)) for path in paths])  # the metric counts on the host
+        for mode in MODES:
+            self.metrics[f"{stage}_{mode}"].update(pred, batch["tags"], batch["word_mask"])
+        return paths
+
+    def _log_scores(self, stage: str) -> None:
+        for mode in MODES:
+            metric = self.metrics[f"{stage}_{mode}"]
+            prefix = f"{stage}/" if mode == "lenient" else f"{stage}/strict/"
+            for name, value in metric.compute().items():
+                # The same in each process; sync_dist only tells Lightning so, which else warns of each of them.
+                self.log(prefix + name, value, prog_bar=prefix + name == f"{stage}/f1", sync_dist=True)
+            metric.reset()
+
+    def _names(self, paths: list[list[int]], lengths: list[int] | None = None) -> list[list[str]]:
+        ends = lengths or [len(path) for path in paths]
+        return [[self.labels[index] for index in path[:end]] for path, end in zip(paths, ends, strict=True)]
+
+    # Optimisation
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a rate for the encoders and one for the rest; linear warm-up and decay over all steps."""
+        from transformers import get_linear_schedule_with_warmup
+
+        options = self.hparams
+        head_rate = options["head_learning_rate"] or options["learning_rate"]
+        inside = {id(parameter) for part in self.pretrained for parameter in part.parameters()}
+        rated = [(parameter, id(parameter) in inside) for parameter in self.parameters() if parameter.requires_grad]
+        plain = _undecayed(self)
+        groups = [
+            {
+                "params": [p for p, in_encoder in rated if in_encoder is encoder and (id(p) in plain) is undecayed],
+                "lr": options["learning_rate"] if encoder else head_rate,
+                "weight_decay": 0.0 if undecayed else options["weight_decay"],
+            }
+            for encoder in (True, False)
+            for undecayed in (True, False)
+        ]
+        # One pass over each parameter: four times as fast on a CPU as the default.
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+        # Gradients are unscaled outside the optimiser; it says that it could do so itself, and Lightning then refuses
+        # to clip them under mixed precision.
+        optimizer._step_supports_amp_scaling = False
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = get_linear_schedule_with_warmup(optimizer, int(options["warmup_ratio"] * total), total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to build the model again: class, configuration, tokeniser, data fingerprint."""
+        write_extras(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another class or of other labels; Lightning calls this when it restores one."""
+        accept(self, checkpoint)
+        data = getattr(self.trainer, "datamodule", None)
+        if self.restored is not None and isinstance(data, MNERDataModule):
+            check_restored(data, self.restored.get("data", {}), resumed=bool(self.trainer.training))
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # no hparams_file, and never anything but weights
+        cls, checkpoint_path: Any, map_location: Any = None, **kwargs: Any
+    ) -> Self:
+        """Load a checkpoint as the class that wrote it (a subclass of this one), weights only.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Device, as for `torch.load`; None for the CPU.
+            kwargs: Constructor arguments that replace stored ones.
+        """
+        return load_module(checkpoint_path, cls, map_location, **kwargs)
+
+
+def _undecayed(module: nn.Module) -> set[int]:
+    """Ids of parameters without weight decay: biases and everything of normalisation layers."""
+    norms = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    found: set[int] = set()
+    for part in module.modules():
+        named: Iterable[tuple[str, nn.Parameter]] = part.named_parameters(recurse=False)
+        found |= {
+            id(parameter)
+            for name, parameter in named
+            if isinstance(part, norms) or "bias" in name or "norm" in name.lower()
+        }
+    return found

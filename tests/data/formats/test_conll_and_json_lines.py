@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mner.data.examples import Example, fingerprint
+from mner.data.formats.conll import read_conll, write_conll
+from mner.data.formats.json_lines import read_jsonl, write_jsonl
+from mner.data.formats.posts import read_posts
+from mner.data.sources import find_context, find_images, find_splits
+from mner.errors import DataFormatError, DataNotFoundError
+
+TWO_POSTS = "IMGID:7\nIn\tO\nOslo\tB-LOC\n\nIMGID:O_8\nhi\tO\n"
+EXPECTED = [Example("7", "7", ("In", "Oslo"), ("O", "B-LOC")), Example("O_8", "O_8", ("hi",), ("O",))]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TWO_POSTS,
+        TWO_POSTS + "\n",
+        TWO_POSTS.removesuffix("\n"),
+        TWO_POSTS.replace("\n", "\r\n"),
+        "\ufeff" + TWO_POSTS,
+        "\n\n" + TWO_POSTS.replace("\n\n", "\n\n\n"),
+        TWO_POSTS.replace("\n\n", "\n"),
+        TWO_POSTS.replace("IMGID:7", "IMGID: 7 "),
+    ],
+    ids=["plain", "blank end", "no line end", "CRLF", "BOM", "many blanks", "no blank", "spaces at id"],
+)
+def test_conll_quirks_load(tmp_path, content):
+    assert read_conll(write(tmp_path / "a.txt", content)) == EXPECTED
+
+
+@pytest.mark.parametrize("word", ["\xa0", "\u2028", "\x85", "\x0b", "\x1c", "\ufe0f", " ", "a b", "IMGID:7", "#", "\r"])
+def test_conll_splits_at_tab_and_newline_only(tmp_path, word):
+    posts = read_conll(write(tmp_path / "a.txt", f"IMGID:1\n{word}\tO\nx\tB-PER\n"))
+    assert posts == [Example("1", "1", (word, "x"), ("O", "B-PER"))]
+
+
+def test_stray_inside_is_kept(tmp_path):
+    assert read_conll(write(tmp_path / "a.txt", "IMGID:1\nSeuss\tI-PER\n"))[0].tags == ("I-PER",)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "found"),
+    [
+        ("IMGID:1\na\tO\nb\tX-PER\n", 3, "'X-PER'"),
+        ("IMGID:1\na\tB-\n", 2, "'B-'"),
+        ("IMGID:1\na\to\n", 2, "'o'"),
+        ("IMGID:1\na\tB-PER \n", 2, "'B-PER '"),
+        ("IMGID:1\na\t\n", 2, "''"),
+        ("IMGID:1\na\tO\nb\n", 3, "1 column in 'b'"),
+        ("IMGID:1\na O\n", 2, "1 column in 'a O'"),
+        ("IMGID:1\na\tO\n \n", 3, "1 column in ' '"),
+        ("IMGID:1\na\tO\tO\n", 2, "3 columns"),
+        ("IMGID:1\n\tO\n", 2, "no word"),
+        ("a\tO\n", 1, "'a\\tO'"),
+        ("IMGID:1\na\tO\n\nb\tO\n", 4, "'b\\tO'"),
+        ("IMGID:\na\tO\n", 1, "without an id"),
+        ("IMGID:1\n\na\tO\n", 1, "post '1' without words"),
+        ("IMGID:1\nIMGID:2\na\tO\n", 1, "post '1' without words"),
+        ("IMGID:1\na\tO\n\nIMGID:2\nb\tO\n\nIMGID:1\na\tO\n", 7, "the id '1' again, after line 1"),
+        ("", 1, "an empty file"),
+        ("\n\n", 1, "an empty file"),
+        ("\ufeff", 1, "an empty file"),
+        ('{"id": "1"}\n', 1, "{"),
+        (b"IMGID:1\na\tO\ncaf\xe9\tO\n", 3, "0xe9"),
+        (b"\xef\xbb\xbfIMGID:1\na\tO\ncaf\xe9\tO\n", 3, "0xe9"),
+        ("IMGID:1\na\tO\n".encode("utf-16"), 1, "not UTF-8"),
+    ],
+)
+def test_wrong_conll_names_file_line_and_fault(tmp_path, content, line, found):
+    path = write(tmp_path / "wrong.txt", content)
+    with pytest.raises(DataFormatError) as caught:
+        read_conll(path)
+    assert (caught.value.path, caught.value.line) == (str(path), line)
+    assert found in caught.value.found
+    assert f"wrong.txt:{line}: found" in str(caught.value)
+    assert caught.value.expected
+
+
+def record(**changes: object) -> str:
+    fields = {"id": "130", "image_id": "130.jpg", "tokens": ["In", "Oslo"], "label": ["O", "B-LOC"], **changes}
+    return json.dumps({key: value for key, value in fields.items() if value != "absent"})
+
+
+def test_jsonl_loads(tmp_path):
+    lines = [
+        record(),
+        record(id="131", image_id=None, label=None),
+        record(id="132", image_id="absent", label="absent", text="In Oslo"),
+    ]
+    for content in ("\n".join(lines), "\r\n".join(lines) + "\r\n\r\n", "\ufeff" + "\n\n".join(lines) + "\n"):
+        assert read_jsonl(write(tmp_path / "a.jsonl", content)) == [
+            Example("130", "130.jpg", ("In", "Oslo"), ("O", "B-LOC")),
+            Example("131", None, ("In", "Oslo"), None),
+            Example("132", None, ("In", "Oslo"), None),
+        ]
+
+
+def test_jsonl_line_separator_inside_a_word(tmp_path):
+    line = json.dumps({"id": "1", "tokens": ["a\u2028b", "\x85"]}, ensure_ascii=False)
+    assert read_jsonl(write(tmp_path / "a.jsonl", line))[0].words == ("a\u2028b", "\x85")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (record(label=["O"]), "2 tokens and 1 tags"),
+        (record(label=[]), "2 tokens and 0 tags"),
+        (record(label=["O", "LOC"]), "'LOC'"),
+        (record(label=["O", 1]), "a number among 'label'"),
+        (record(label={"O": 1}), "an object as 'label'"),
+        (record(label="absent", labels=["O", "O"]), "tags under 'labels'"),
+        (record(tokens="In Oslo"), "a string as 'tokens'"),
+        (record(tokens=["In", None]), "null among 'tokens'"),
+        (record(tokens="absent"), "no 'tokens'"),
+        (record(tokens=[], label=[]), "without words"),
+        (record(tokens=["In", ""]), "an empty word"),
+        (record(id=130), "a number as 'id'"),
+        (record(id=""), "an empty 'id'"),
+        (record(id=None), "null as 'id'"),
+        (record(id="absent"), "no 'id'"),
+        (record(image_id=130), "a number as 'image_id'"),
+        (record(id="first"), "the id 'first' again, after line 1"),
+        (record()[:-5], "Unterminated string starting at, column 79"),
+        ("[" + record() + "]", "a list"),
+        ("7", "a number"),
+        ("IMGID:7", "Expecting"),
+        pytest.param("[" * 100_000, "recursion", id="deep"),
+        ('{"id": "1", "tokens": ["\\ud83d"]}', "surrogate"),
+    ],
+)
+def test_wrong_jsonl_names_file_line_and_fault(tmp_path, line, found):
+    path = write(tmp_path / "wrong.jsonl", record(id="first") + "\n" + line + "\n")
+    with pytest.raises(DataFormatError) as caught:
+        read_jsonl(path)
+    assert (caught.value.path, caught.value.line) == (str(path), 2)
+    assert found in caught.value.found
+    assert len(str(caught.value)) < 600
+
+
+def test_wrong_jsonl_as_a_whole(tmp_path):
+    with pytest.raises(DataFormatError, match=r"a\.jsonl:1: found an empty file"):
+        read_jsonl(write(tmp_path / "a.jsonl", ""))
+    with pytest.raises(DataFormatError, match=r"a\.jsonl:2: found the byte 0xff"):
+        read_jsonl(write(tmp_path / "a.jsonl", record().encode() + b"\n\xff"))
+
+
+@pytest.mark.parametrize("read", [read_conll, read_jsonl, read_posts])
+def test_missing_file(tmp_path, read):
+    with pytest.raises(DataNotFoundError, match=r"absent\.txt"):
+        read(tmp_path / "absent.txt")
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(DataNotFoundError, match="is a folder"):
+        read(tmp_path / "folder.txt")
+
+
+def test_read_posts_goes_by_suffix(tmp_path):
+    for suffix in (".txt", ".conll", ".TXT"):
+        assert read_posts(write(tmp_path / f"a{suffix}", TWO_POSTS)) == EXPECTED
+    for suffix in (".jsonl", ".json"):
+        assert read_posts(write(tmp_path / f"a{suffix}", record()))[0].image_id == "130.jpg"
+    with pytest.raises(DataFormatError, match=r"'\.csv'"):
+        read_posts(tmp_path / "a.csv")
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)
+tag = st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
+
+
+@st.composite
+def examples(draw: st.DrawFn, conll: bool) -> list[Example]:
+    found = []
+    for id_ in draw(st.lists(text, min_size=1, max_size=4, unique=True)):
+        rows = draw(st.lists(st.tuples(text, tag), min_size=1, max_size=5))
+        words, tags = zip(*rows, strict=True)
+        if conll:
+            found.append(Example(id_, id_, words, tags))
+        else:
+            image_id, gold = draw(st.none() | text), draw(st.booleans())
+            found.append(Example(id_, image_id, words, tags if gold else None))
+    return found
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(posts=examples(conll=False))
+def test_jsonl_round_trip(tmp_path, posts):
+    write_jsonl(tmp_path / "a.jsonl", posts)
+    assert read_jsonl(tmp_path / "a.jsonl") == posts
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(posts=examples(conll=True))
+def test_conll_round_trip(tmp_path, posts):
+    """What can be written comes back; what could not come back is refused."""
+    fields = [field for post in posts for field in (post.id, *post.words)]
+    expressible = not any(character in field for field in fields for character in "\t\n")
+    expressible = expressible and all(post.id == post.id.strip(" \r") for post in posts)
+    if expressible:
+        write_conll(tmp_path / "a.txt", posts)
+        assert read_conll(tmp_path / "a.txt") == posts
+    else:
+        with pytest.raises(ValueError, match="use write_jsonl"):
+            write_conll(tmp_path / "a.txt", posts)
+
+
+@pytest.mark.parametrize(
+    "post",
+    [
+        Example("1", "1", ("a",), None),
+        Example("1", "1", ("a",), ("O", "O")),
+        Example("1", "1", (), ()),
+        Example("1", "2.jpg", ("a",), ("O",)),
+        Example(" 1", " 1", ("a",), ("O",)),
+        Example("1", "1", ("",), ("O",)),
+    ],
+)
+def test_write_conll_refuses_what_it_cannot_say(tmp_path, post):
+    with pytest.raises(ValueError, match="write_jsonl"):
+        write_conll(tmp_path / "a.txt", [post])
+
+
+def test_write_conll_bytes(tmp_path):
+    write_conll(tmp_path / "a.txt", [EXPECTED[0], Example("8", "8.jpg", ("hi",), ("O",))])
+    assert (tmp_path / "a.txt").read_bytes() == b"IMGID:7\nIn\tO\nOslo\tB-LOC\n\nIMGID:8\nhi\tO\n"
+
+
+def test_fingerprint():
+    assert fingerprint(EXPECTED) == fingerprint(iter(EXPECTED))
+    assert len(fingerprint(EXPECTED)) == 16
+    other_words = [Example("7", "7.jpg", ("in", "oslo"), ("O", "B-LOC")), EXPECTED[1]]
+    assert fingerprint(other_words) == fingerprint(EXPECTED)
+    variants = [
+        EXPECTED,
+        EXPECTED[::-1],
+        EXPECTED[:1],
+        [Example("7", "7", ("In", "Oslo"), ("O", "I-LOC")), EXPECTED[1]],
+        [Example("7", "7", ("In", "Oslo"), None), EXPECTED[1]],
+        [Example("9", "7", ("In", "Oslo"), ("O", "B-LOC")), EXPECTED[1]],
+    ]
+    assert len({fingerprint(posts) for posts in variants}) == len(variants)
+
+
+def test_layout_of_twitter(tmp_path):
+    root = tmp_path / "twitter2015"
+    (root / "images").mkdir(parents=True)
+    (root / "captions").mkdir()
+    (root / "knowledge").mkdir()
+    for name in ("train.txt", "dev.txt", "captions/blip2.jsonl", "knowledge/notes.jsonl", "captions/README.md"):
+        write(root / name, "x")
+    assert find_splits(root) == {"train": root / "train.txt", "valid": root / "dev.txt"}
+    assert find_images(root, "train") == find_images(root, "test") == root / "images"
+    expected = {"blip2": root / "captions/blip2.jsonl", "notes": root / "knowledge/notes.jsonl"}
+    assert find_context(root, "valid") == expected
+
+
+def test_layout_of_snapchat(tmp_path):
+    for split in ("train", "dev", "test"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "captions" / split).mkdir(parents=True)
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        write(tmp_path / "texts" / f"{split}.json", "x")
+        write(tmp_path / "captions" / f"{split}_image_captions.json", "x")
+        write(tmp_path / "captions" / split / f"{split}_tags.json", "x")
+    assert find_splits(tmp_path) == {
+        split: tmp_path / "texts" / f"{name}.json"
+        for split, name in (("train", "train"), ("valid", "dev"), ("test", "test"))
+    }
+    assert find_images(tmp_path, "valid") == tmp_path / "images/dev"
+    assert find_context(tmp_path, "valid") == {
+        "image_captions": tmp_path / "captions/dev_image_captions.json",
+        "tags": tmp_path / "captions/dev/dev_tags.json",
+    }
+
+
+def test_layout_with_images_beside_the_root(tmp_path):
+    (tmp_path / "twitter2017").mkdir()
+    assert find_images(tmp_path / "twitter2017", "train") is None
+    (tmp_path / "twitter2017_images").mkdir()
+    assert find_images(tmp_path / "twitter2017", "train") == tmp_path / "twitter2017_images"
+    with pytest.raises(ValueError, match="'dev'"):
+        find_images(tmp_path, "dev")
+
+
+def test_layout_errors(tmp_path):
+    with pytest.raises(DataNotFoundError, match="absent"):
+        find_splits(tmp_path / "absent")
+    write(tmp_path / "posts.csv", "x")
+    with pytest.raises(DataNotFoundError, match=r"found posts\.csv; expected train\.txt"):
+        find_splits(tmp_path)
+    write(tmp_path / "valid.txt", "x")
+    write(tmp_path / "dev.jsonl", "x")
+    with pytest.raises(DataFormatError, match=r"valid\.txt and dev\.jsonl for the valid split"):
+        find_splits(tmp_path)
+    for folder in ("captions", "context"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "blip2.txt", "x")
+    with pytest.raises(DataFormatError, match="for the source 'blip2'"):
+        find_context(tmp_path, "train")

@@ -1,0 +1,78 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mner.data.word_splitter import split_words, style_of
+
+STYLES = ("twitter2015", "twitter2017")
+
+
+def words(text, style):
+    return [word.text for word in split_words(text, style)]
+
+
+# Made-up posts; each shows one of the rules that were read off the files.
+@pytest.mark.parametrize(
+    ("text", "as_2015", "as_2017"),
+    [
+        ("RT @The_Zoo: hi", "RT @The _ Zoo : hi", "RT @ The_Zoo : hi"),
+        ("#NWM7 #Vice-Chair", "#NWM7 #Vice-Chair", "# NWM7 # Vice - Chair"),
+        ("Ann's dog didn't", "Ann ' s dog didn ' t", "Ann ' s dog didn ' t"),
+        ("Bo\u2019s", "Bo \u2019 s", "Bo \u2019 s"),
+        ("the 1st, at 10:30pm", "the 1st , at 10 : 30pm", "the 1 st , at 10 : 30 pm"),
+        ("$2.99 or 10,000", "$ 2 . 99 or 10 , 000", "$ 2.99 or 10,000"),
+        ("$ABCD fell 3.5%", "$ABCD fell 3 . 5 %", "$ ABCD fell 3.5 %"),
+        ("a 7-star well-known w/ 7/11", "a 7-star well-known w/ 7/11", "a 7 - star well - known w / 7 / 11"),
+        ("R.I.P. ... wait...", "R . I . P . ... wait . . .", "R . I . P . . . . wait . . ."),
+        ("http://t.co/a1B_2. http://t.c…", "http://t.co/a1B_2. http://t.c…", "http://t.co/a1B_2. http://t.c…"),
+        ("A&amp;B &lt;3", "A&amp ; B &lt ; 3", "A & amp ; B & lt ; 3"),
+        ('he: "go" (no) [x]', 'he : " go " ( no ) [ x ]', 'he : " go " ( no ) [ x ]'),
+        ("ok :) :-( :D", "ok : ) : - ( : D", "ok :) :-( :D"),
+        ("U10s and 3D", "U10s and 3D", "U10s and 3 D"),
+        ("win🏀💯 👍🏽", "win 🏀💯 👍🏽", "win 🏀 💯 👍 🏽"),
+        ("❤️", "❤️", "❤ \ufe0f"),
+        ("Beyoncé Zoe\u0308 नमस्ते дом 東京", "Beyoncé Zoe\u0308 नमस्ते дом 東京", "Beyoncé Zoe\u0308 नमस्ते дом 東京"),
+        ("a\u00a0b\u2028c\tde\r\nf", "a b c de f", "a b c de f"),
+        ("", "", ""),
+        (" \n\t ", "", ""),
+    ],
+)
+def test_rules(text, as_2015, as_2017):
+    assert words(text, "twitter2015") == as_2015.split()
+    assert words(text, "twitter2017") == as_2017.split()
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(text=st.text(st.characters()) | st.text("aZ0@#_'.,:-/&;$ \n😀👍🏽\ufe0f\ud800\x00"))
+def test_each_character_is_in_one_word_or_white_space(style, text):
+    end = 0
+    for word in split_words(text, style):
+        assert word.text == text[word.start : word.end] != ""
+        assert not any(character.isspace() for character in word.text) or word.text in "\x1c\x1d\x1e\x1f"
+        assert text[end : word.start].strip() == ""
+        end = word.end
+    assert text[end:].strip() == ""
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(st.lists(st.sampled_from("RT @bo # tag 12 1st it's well-known http://t.co/x1 ... ! 👍🏽 $ABC".split())))
+def test_splitting_again_changes_nothing(style, parts):
+    once = words(" ".join(parts), style)
+    again = words(" ".join(once), style)
+    assert again == once
+
+
+def test_time_grows_with_length_only():
+    for text in ("a" * 300_000, "@" * 300_000, "1," * 150_000, "http" * 75_000, "&-" * 150_000, "\ufe0f" * 300_000):
+        for style in STYLES:
+            assert sum(len(word.text) for word in split_words(text, style)) == len(text)
+
+
+def test_unknown_style_is_named():
+    with pytest.raises(ValueError, match=r"twitter2015.*'tweets'"):
+        split_words("a", "tweets")
+
+
+def test_style_follows_the_data():
+    assert style_of("Twitter2017DataModule") == "twitter2017"
+    assert style_of("SampleDataModule") == style_of("") == style_of(None) == "twitter2015"

@@ -1,0 +1,226 @@
+"""What every strategy must hold; strategies are found by introspection, so that a new one is tested by being there."""
+
+import copy
+import importlib
+import inspect
+import pkgutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+import mner.fusion
+from mner.data.batching import Collate
+from mner.data.dataset import MNERDataset
+from mner.data.examples import Example
+from mner.data.tokenizer import PostTokenizer
+from mner.fusion import FusionModule
+from mner.labels import bio_labels
+from tests.conftest import WORDS
+
+LABELS = bio_labels(["PER", "LOC", "ORG", "MISC"])
+WIDTH = 12
+CONTEXTS = ["a long caption of the image", "", "short", "a", "b c", "caption"]
+
+
+def strategies():
+    for module in pkgutil.iter_modules(mner.fusion.__path__):
+        importlib.import_module(f"mner.fusion.{module.name}")
+    found, queue = [], [FusionModule]
+    while queue:
+        for cls in queue.pop().__subclasses__():
+            queue.append(cls)
+            if cls.__module__.startswith("mner.") and not inspect.isabstract(cls):
+                found.append(cls)
+    return sorted(set(found), key=lambda cls: cls.__name__)
+
+
+STRATEGIES = strategies()
+WITH_IMAGE = [cls for cls in STRATEGIES if cls.uses_image]
+every = pytest.mark.parametrize("cls", STRATEGIES, ids=lambda cls: cls.__name__)
+every_with_image = pytest.mark.parametrize("cls", WITH_IMAGE, ids=lambda cls: cls.__name__)
+
+
+@pytest.fixture(scope="module")
+def posts():
+    return [
+        Example(str(row), f"i{row}", tuple(words), tuple(tags), (CONTEXTS[row],))
+        for row, (words, tags) in enumerate(WORDS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def store():
+    generator = np.random.default_rng(0)
+    # Post 2 has no image; the others have one to five regions.
+    return {f"i{row}": generator.normal(size=(row % 5 + 1, WIDTH)).astype(np.float32) for row in (0, 1, 3, 4, 5)}
+
+
+@pytest.fixture(scope="module")
+def dataset(posts, store, bert_folder):
+    return MNERDataset(posts, LABELS, PostTokenizer(bert_folder), regions=store)
+
+
+@pytest.fixture
+def batch(dataset):
+    return Collate(0, region_width=WIDTH)([dataset[index] for index in range(len(dataset))])
+
+
+@pytest.fixture
+def make(bert_folder):
+    def make(cls, **kwargs):
+        pl.seed_everything(0, verbose=False)
+        width = {"region_width": WIDTH} if cls.uses_image else {}
+        return cls(LABELS, text_encoder=bert_folder, **width, **kwargs).eval()
+
+    return make
+
+
+def test_the_study_is_there():
+    names = {cls.__name__ for cls in STRATEGIES}
+    assert names >= {
+        "TextOnly",
+        "Concatenation",
+        "VisualAttention",
+        "CoAttention",
+        "TransformerAttention",
+        "UnifiedMultimodalTransformer",
+    }
+
+
+@every
+def test_gradient_reaches_every_parameter(cls, make, batch):
+    module = make(cls).train()
+    sum(module.losses(batch).values()).backward()
+    without = [
+        name for name, parameter in module.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    assert without == []
+    # A key's bias cancels in the softmax: its gradient is zero up to rounding, as it should be.
+    zero = [
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and not parameter.grad.abs().sum() > 0 and not name.endswith("key.bias")
+    ]
+    assert zero == []
+
+
+@every
+def test_batch_of_one_equals_batch_of_many(cls, make, dataset, batch):
+    module = make(cls)
+    collate = Collate(0, region_width=WIDTH)
+    together = module.emissions(batch)
+    for row, words in enumerate(batch["words"]):
+        alone = module.emissions(collate([dataset[row]]))[0]
+        torch.testing.assert_close(together[row, : len(words)], alone, atol=1e-5, rtol=1e-4)
+        assert module.decode(together, batch)[row] == module(collate([dataset[row]]))[0]
+
+
+@every
+def test_padding_changes_nothing(cls, make, batch):
+    module = make(cls)
+    padded = copy.deepcopy(batch)
+    pad = torch.nn.functional.pad
+    padded["token_ids"] = pad(batch["token_ids"], (0, 7), value=9)
+    padded["token_mask"] = pad(batch["token_mask"], (0, 7))
+    padded["segment_ids"] = pad(batch["segment_ids"], (0, 7), value=1)
+    for name in ("word_starts", "word_mask", "tags"):
+        padded[name] = pad(batch[name], (0, 3))
+    padded["regions"] = pad(batch["regions"], (0, 0, 0, 4), value=1e4)
+    padded["region_mask"] = pad(batch["region_mask"], (0, 4))
+    w = batch["word_mask"].shape[1]
+    mask = batch["word_mask"]
+    plain, wide = module.emissions(batch), module.emissions(padded)[:, :w]
+    torch.testing.assert_close(plain[mask], wide[mask], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(sum(module.losses(batch).values()), sum(module.losses(padded).values()))
+
+
+@every_with_image
+def test_order_of_regions_does_not_matter(cls, make, batch):
+    module = make(cls)
+    permuted = copy.deepcopy(batch)
+    order = torch.randperm(batch["regions"].shape[1])
+    permuted["regions"], permuted["region_mask"] = batch["regions"][:, order], batch["region_mask"][:, order]
+    mask = batch["word_mask"]
+    torch.testing.assert_close(module.emissions(batch)[mask], module.emissions(permuted)[mask], atol=1e-5, rtol=1e-4)
+
+
+@every_with_image
+def test_the_image_matters(cls, make, batch):
+    module = make(cls)
+    other = {**batch, "regions": batch["regions"].flip(0), "region_mask": batch["region_mask"].flip(0)}
+    assert not torch.allclose(module.emissions(batch), module.emissions(other), atol=1e-6)
+
+
+@every_with_image
+def test_a_post_without_image_sees_the_learned_vector_only(cls, make, batch):
+    module = make(cls)
+    garbage = copy.deepcopy(batch)
+    garbage["regions"][2] = float("nan")  # post 2 has no image
+    words = len(batch["words"][2])
+    torch.testing.assert_close(module.emissions(batch)[2, :words], module.emissions(garbage)[2, :words])
+    with torch.no_grad():
+        module.no_image += 1
+    changed = module.emissions(batch)
+    assert not torch.allclose(
+        changed[2, :words], module.emissions({**batch, "region_mask": ~batch["region_mask"]})[2, :words]
+    )
+
+
+@every
+def test_no_image_at_all(cls, make, batch):
+    module = make(cls)
+    bare = {name: value for name, value in batch.items() if name not in ("regions", "region_mask")}
+    bare["has_image"] = torch.zeros_like(batch["has_image"])
+    assert module.emissions(bare).isfinite().all()
+    assert [len(path) for path in module(bare)] == [len(words) for words in batch["words"]]
+
+
+@every
+def test_context_is_read_but_never_tagged(cls, make, posts, bert_folder, store):
+    module = make(cls)
+    tokenizer, collate = PostTokenizer(bert_folder), Collate(0, region_width=WIDTH)
+    first = MNERDataset(posts[:1], LABELS, tokenizer, regions=store)
+    second = MNERDataset([replace(posts[0], context=("something else",))], LABELS, tokenizer, regions=store)
+    one, two = collate([first[0]]), collate([second[0]])
+    assert module.emissions(one).shape == module.emissions(two).shape == (1, len(posts[0].words), len(LABELS))
+    assert not torch.allclose(module.emissions(one), module.emissions(two), atol=1e-6)
+
+
+@every
+def test_bf16_autocast(cls, make, batch):
+    module = make(cls)
+    exact = module.emissions(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = module.emissions(batch)
+        losses = module.losses(batch)
+    assert (exact - rough.float()).abs().max() < 0.1 * max(1.0, float(exact.abs().max()))
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+@every
+def test_save_equals_load_in_python(cls, make, dataset, batch, tmp_path):
+    module = make(cls, dropout=0.2)
+    trainer = pl.Trainer(
+        max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    loader = DataLoader(dataset, batch_size=3, collate_fn=Collate(0, region_width=WIDTH))
+    trainer.fit(module.train(), loader)
+    path = tmp_path / "model.ckpt"
+    trainer.save_checkpoint(path)
+    torch.load(path, weights_only=True)
+    loaded = FusionModule.load_from_checkpoint(path)
+    assert type(loaded) is cls
+    assert loaded.hparams["dropout"] == 0.2
+    torch.testing.assert_close(loaded.emissions(batch), module.eval().emissions(batch))
+    again = cls.load_from_checkpoint(path, learning_rate=1.0)
+    assert again.hparams["learning_rate"] == 1.0
+
+
+@every
+def test_docstring_names_its_paper(cls):
+    assert "Paper:" in inspect.getdoc(cls)

@@ -19,7 +19,8 @@ from mner.data.formats.context import Texts
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageFolder, ImageSource
 from mner.data.formats.posts import read_posts
-from mner.data.sources import check_types, (
+from mner.data.sources import (
+    check_types,
     find_images,
     find_place,
     find_splits,
@@ -30,8 +31,8 @@ from mner.data.sources import check_types, (
 )
 from mner.data.tokenizer import PostTokenizer
 from mner.data.transforms import transform_for
-from mner.errors import DataFormatError, DataNotFoundError
-from mner.labels import bio_labels, entity_types, repair
+from mner.errors import DataNotFoundError
+from mner.labels import bio_labels, repair
 
 log = logging.getLogger(__name__)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+from mner.encoders import prefix, steps
 from mner.encoders.lora import Adapters, add_adapters, merge_adapters
 from mner.encoders.visual_bert import MODEL_TYPE, load_visual_bert, visual_parameters
 from mner.errors import CheckpointError
@@ -91,6 +93,34 @@ class TextEncoder(nn.Module):
         segments = {"token_type_ids": segment_ids} if self.has_segments else {}
         states: Tensor = self.model(input_ids=token_ids, attention_mask=token_mask.long(), **segments).last_hidden_state
         return states  # (b, t, d)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Its layers, first to last, to be run one by one; see `mner.encoders.steps`.
+
+        Raises:
+            ValueError: If this kind of encoder cannot be taken apart; it says which can.
+        """
+        return steps.layers(self.model)
+
+    def embed(self, token_ids: Tensor, token_mask: Tensor, segment_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """States (b, t, d) before the first layer, and the mask for `states = layer(states, mask)`.
+
+        Raises:
+            ValueError: If this kind of encoder cannot be taken apart; it says which can.
+        """
+        return steps.embed(self.model, token_ids, token_mask, segment_ids if self.has_segments else None)
+
+    def layer_mask(self, states: Tensor, mask: Tensor) -> Tensor | None:
+        """The mask of layers for states (b, t + r, d) to which something was added, with its own mask (b, t + r)."""
+        return steps.layer_mask(self.model, states, mask)
+
+    def prefixed(self, keys: prefix.Layers, values: prefix.Layers, mask: Tensor) -> AbstractContextManager[None]:
+        """A block within which each layer attends to a prefix (layers, b, heads, p, d / heads), masked by (b, p).
+
+        `mner.encoders.prefix.prefixed` says more, and which encoders take one.
+        """
+        return prefix.prefixed(self.model, keys, values, mask)
 
 
 def first_pieces(states: Tensor, word_starts: Tensor) -> Tensor:

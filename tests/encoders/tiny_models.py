@@ -21,16 +21,24 @@ EXTRA = {
     # Layer 0 sees everything, layer 1 a window of 2 to each side, which is narrower than the posts.
     "modernbert": {"layer_types": ["full_attention", "sliding_attention"], "local_attention": 4,
                    "bos_token_id": 0, "cls_token_id": 0, "eos_token_id": 2, "sep_token_id": 2},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": 40},
+    "deberta-v2": {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]},
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
+}
+T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "pad_token_id": 1}
+BART = {
+    "vocab_size": 40, "d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 24,
+    "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2,
 }  # fmt: skip
-RENAMED = {"distilbert": ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"), "t5": SIZES}
+OWN_SIZES = {"t5": T5, "mt5": T5, "umt5": T5, "bart": BART, "mbart": BART}
+DISTILBERT_CALLS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 def plain(kind: str, **changes: object) -> dict:
     """The configuration of a tiny model of a kind, as plain data."""
-    sizes = {key: value for key, value in SIZES.items() if key not in RENAMED.get(kind, ())}
+    sizes = OWN_SIZES.get(kind, SIZES)
+    if kind == "distilbert":
+        sizes = {key: value for key, value in SIZES.items() if key not in DISTILBERT_CALLS}
     return {**sizes, **EXTRA.get(kind, {}), **changes, "model_type": kind}
 
 

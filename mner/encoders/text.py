@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from mner.encoders.lora import Adapters, add_adapters, merge_adapters
 from mner.encoders.visual_bert import MODEL_TYPE, load_visual_bert, visual_parameters
 from mner.errors import CheckpointError
 from mner.pretrained import TINY, locate
+
+if TYPE_CHECKING:
+    from mner.data.batch import Batch
 
 ADAPTERS = "mner_adapters"
 """Key of the configuration under which checkpoints say that the encoder has adapters."""
@@ -115,12 +118,24 @@ class TextEncoder(nn.Module):
         """
         return steps.layers(self.model)
 
-    def embed(self, token_ids: Tensor, token_mask: Tensor, segment_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    def embed(
+        self, batch: Batch | Tensor, token_mask: Tensor | None = None, segment_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """States (b, t, d) before the first layer, and the mask for `states = layer(states, mask)`.
+
+        Args:
+            batch: A batch, or its `token_ids` (b, t).
+            token_mask: (b, t) beside ids; None: all are real.
+            segment_ids: (b, t) beside ids; None: one segment.
 
         Raises:
             ValueError: If this kind of encoder cannot be taken apart; it says which can.
         """
+        if isinstance(batch, Tensor):
+            token_ids = batch
+            token_mask = torch.ones_like(batch, dtype=torch.bool) if token_mask is None else token_mask
+        else:
+            token_ids, token_mask, segment_ids = batch["token_ids"], batch["token_mask"], batch["segment_ids"]
         return steps.embed(self.model, token_ids, token_mask, segment_ids if self.has_segments else None)
 
     def layer_mask(self, states: Tensor, mask: Tensor) -> Tensor | None:

@@ -69,6 +69,18 @@ def test_the_segments_and_the_mask_count(kind):
     assert torch.allclose(changed, states) is not text_encoder.has_segments
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_a_batch_or_its_ids(kind):
+    text_encoder, (ids, mask, segments) = encoder(kind), padded()
+    states, layer_mask = text_encoder.embed(ids, mask, segments)
+    batch = {"token_ids": ids, "token_mask": mask, "segment_ids": segments, "words": []}
+    assert torch.equal(text_encoder.embed(batch)[0], states)
+    assert torch.equal(text_encoder.embed(batch)[1], layer_mask)
+    one, zero = torch.ones_like(mask), torch.zeros_like(segments)
+    assert torch.equal(text_encoder.embed(ids)[0], text_encoder.embed(ids, one, zero)[0])
+    assert text_encoder.embed(ids)[1] is None
+
+
 @pytest.mark.parametrize("kind", STEPWISE)
 def test_layers_are_the_models_own(kind):
     text_encoder = encoder(kind)

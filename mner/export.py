@@ -63,9 +63,8 @@ def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
     model = tagger.model
     if not isinstance(model, FusionModule):
         raise CheckpointError("Expected a model of PyTorch, but it is exported already")
-    own = [
-        name for name in ("decode", "entity_scores") if getattr(type(model), name) is not getattr(FusionModule, name)
-    ]
+    plain = {name: getattr(FusionModule, name) for name in ("posterior", "decode", "entity_scores")}
+    own = [name for name, method in plain.items() if getattr(type(model), name) is not method]
     if own:
         raise CheckpointError(
             f"{type(model).__name__} has its own `{own[0]}`, which would be lost in a graph of scores"
@@ -154,6 +153,8 @@ class Exported(nn.Module):
         feeds = {name: np.ascontiguousarray(given[name].cpu().numpy()) for name in self.inputs}
         (scores,) = self.session.run(None, feeds)
         return torch.from_numpy(scores)
+
+    label_scores = emissions
 
     def decode(self, emissions: Tensor, batch: Batch) -> list[list[int]]:
         """Viterbi: the best label indices of each post, as long as its words."""

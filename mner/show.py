@@ -162,7 +162,7 @@ def pictures_of(tagger: Tagger, prepared: Prepared, tagged: Tagged, attention: b
         return [plain]
     section = Section(0, prepared.words, prepared.context, prepared.seen)
     with torch.no_grad(), capture_attention(tagger.model) as seen:
-        tagger.model.emissions(tagger.decoder.batch([tagger.decoder.item(section)]))
+        tagger.model.label_scores(tagger.decoder.batch([tagger.decoder.item(section)]))
     if not seen.maps:
         return [plain]
     weights = list(seen.maps.values())[-1][0].cpu()  # (queries, r)

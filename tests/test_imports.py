@@ -24,7 +24,8 @@ ALLOWED = {
     "_crf_kernel": set(),
     "crf": {"errors", "labels", "_crf_kernel"},
     "metrics": {"errors", "labels"},
-    "fusion": {"errors", "labels", "pretrained", "data", "encoders", "crf", "metrics"},
+    "nn": {"errors", "labels", "crf"},
+    "fusion": {"errors", "labels", "pretrained", "data", "encoders", "crf", "metrics", "nn"},
 }
 EVERYWHERE = {"mner"}  # `mner.__version__`
 HEAVY = ("detectron2", "matplotlib", "timm", "pandas", "transformers", "pytorch_lightning", "scipy", "torch", "seqeval")

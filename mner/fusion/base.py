@@ -33,6 +33,7 @@ from mner.fusion.checkpoint import accept, load_module, write_extras
 from mner.fusion.inputs import check_inputs, check_restored
 from mner.labels import Span, spans
 from mner.metrics import SpanF1
+from mner.nn.posteriors import log_posteriors, posterior_crf
 
 CrfReduction = Literal["token_mean", "sentence_mean"]
 
@@ -139,7 +140,43 @@ class FusionModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> list[list[int]]:
         """The best label sequence of each post."""
-        return self.decode(self.emissions(batch), batch)
+        return self.decode(self.label_scores(batch), batch)
+
+    def label_scores(self, batch: Batch) -> Tensor:
+        """What is decoded (b, w, l): log posteriors for a strategy that defines `posterior`, else emissions."""
+        if not self.decodes_posteriors:
+            return self.emissions(batch)
+        posterior = self.posterior(batch)
+        if posterior is None:
+            posterior = self.crf.marginals(self.emissions(batch), batch["word_mask"])
+        expected = (*batch["word_mask"].shape, len(self.labels))
+        if posterior.shape != expected:
+            raise ValueError(
+                f"Expected {type(self).__name__}.posterior to return shape (b, w, l) = {expected}, but got "
+                f"{tuple(posterior.shape)}"
+            )
+        return log_posteriors(posterior)
+
+    def posterior(self, batch: Batch) -> Tensor | None:
+        """Probability of each label at each word (b, w, l), for strategies that mix distributions of labels.
+
+        Where a strategy defines it, tags and probabilities of entities come from it, words being independent but for
+        BIO (`mner.nn.posteriors`); None then stands for the marginals of the CRF. Training is up to `losses`, for which
+        there is `posterior_nll`.
+        """
+        return None
+
+    @property
+    def decodes_posteriors(self) -> bool:
+        """Whether posteriors are decoded, not emissions: in classes that define `posterior`."""
+        return type(self).posterior is not FusionModule.posterior
+
+    @property
+    def decoding_crf(self) -> CRF:
+        """What decodes `label_scores`: the model's CRF, or for posteriors one whose transitions are all 0."""
+        if self.decodes_posteriors:
+            return posterior_crf(tuple(self.labels), self.hparams["constrain"])
+        return self.crf
 
     def emissions(self, batch: Batch) -> Tensor:
         """Label scores (b, w, l) of each word, before the CRF."""
@@ -210,15 +247,22 @@ class FusionModule(pl.LightningModule):
 
     def nll(self, emissions: Tensor, batch: Batch) -> Tensor:
         """Negative log-likelihood of the gold tags under the CRF, reduced as `crf_reduction` says."""
+        return self._nll(self.crf, emissions, batch)
+
+    def posterior_nll(self, posterior: Tensor, batch: Batch) -> Tensor:
+        """Negative log-probability of the gold tags under a `posterior` (b, w, l), reduced as `crf_reduction` says."""
+        return self._nll(posterior_crf(tuple(self.labels)), log_posteriors(posterior), batch)
+
+    def _nll(self, crf: CRF, scores: Tensor, batch: Batch) -> Tensor:
         if "tags" not in batch:
             raise ValueError(f"Expected gold tags for a loss, but some of the posts {batch['id'][:3]}… have none")
         reduction = "token_mean" if self.hparams["crf_reduction"] == "token_mean" else "mean"
-        likelihood: Tensor = self.crf(emissions, batch["tags"], batch["word_mask"], reduction=reduction)
+        likelihood: Tensor = crf(scores, batch["tags"], batch["word_mask"], reduction=reduction)
         return -likelihood
 
-    def decode(self, emissions: Tensor, batch: Batch) -> list[list[int]]:
-        """Viterbi: the best label indices of each post, as long as its words."""
-        paths: list[list[int]] = self.crf.decode(emissions, batch["word_mask"])
+    def decode(self, scores: Tensor, batch: Batch) -> list[list[int]]:
+        """Viterbi over `label_scores`: the best label indices of each post, as long as its words."""
+        paths: list[list[int]] = self.decoding_crf.decode(scores, batch["word_mask"])
         return paths
 
     # Training and evaluation
@@ -271,10 +315,10 @@ class FusionModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Tags and entities of each post, with the probability of each entity."""
-        emissions = self.emissions(batch)
-        pred = self._names(self.decode(emissions, batch))
+        label_scores = self.label_scores(batch)
+        pred = self._names(self.decode(label_scores, batch))
         found = [spans(tags) for tags in pred]
-        scores = self.entity_scores(emissions, batch, found)
+        scores = self.entity_scores(label_scores, batch, found)
         gold: list[list[str] | None] = [None] * len(pred)
         if "tags" in batch:
             gold = list(self._names(batch["tags"].tolist(), [len(words) for words in batch["words"]]))
@@ -294,16 +338,17 @@ class FusionModule(pl.LightningModule):
             for row in range(len(pred))
         ]
 
-    def entity_scores(self, emissions: Tensor, batch: Batch, found: list[list[Span]]) -> list[list[float]]:
-        """Probability of each span under the CRF."""
-        scores: list[list[float]] = self.crf.span_probabilities(emissions, batch["word_mask"], found)
-        return scores
+    def entity_scores(self, scores: Tensor, batch: Batch, found: list[list[Span]]) -> list[list[float]]:
+        """Probability of each span under `label_scores`."""
+        probabilities: list[list[float]] = self.decoding_crf.span_probabilities(scores, batch["word_mask"], found)
+        return probabilities
 
     def _evaluate(self, batch: Batch, stage: str) -> list[list[int]]:
-        emissions = self.emissions(batch)
+        scores = self.label_scores(batch)
         size = len(batch["id"])
-        self.log(f"{stage}/loss", self.nll(emissions, batch), batch_size=size, on_epoch=True, sync_dist=True)
-        paths = self.decode(emissions, batch)
+        loss = self._nll(self.decoding_crf, scores, batch) if self.decodes_posteriors else self.nll(scores, batch)
+        self.log(f"{stage}/loss", loss, batch_size=size, on_epoch=True, sync_dist=True)
+        paths = self.decode(scores, batch)
         w = batch["word_mask"].shape[1]
         pred = torch.tensor([path + [0] * (w - len(path)) for path in paths])  # the metric counts on the host
         for mode in ("lenient", "strict"):
@@ -325,14 +370,28 @@ class FusionModule(pl.LightningModule):
 
     # Optimisation
 
+    @property
+    def progress(self) -> float:
+        """Part of the training that is done, 0 to 1, for schedules of losses; 0 outside of training."""
+        trainer = self._trainer
+        if trainer is None or trainer.state.fn != "fit":
+            return 0.0
+        total = trainer.estimated_stepping_batches  # -1 where nobody knows
+        return min(1.0, trainer.global_step / total) if total > 0 else 0.0
+
+    @property
+    def pretrained(self) -> list[nn.Module]:
+        """Modules that learn at `learning_rate`, all else at `head_learning_rate`; a strategy adds its own encoders."""
+        image_encoder = self.image_encoder if self.uses_image else None
+        return [self.text_encoder, *([image_encoder] if image_encoder is not None else [])]
+
     def configure_optimizers(self) -> Any:
         """AdamW with a rate for the encoders and one for the rest; linear warm-up and decay over all steps."""
         from transformers import get_linear_schedule_with_warmup
 
         options = self.hparams
         head_rate = options["head_learning_rate"] or options["learning_rate"]
-        encoders = [self.text_encoder, *([self.image_encoder] if self.uses_image and self.image_encoder else [])]
-        inside = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
+        inside = {id(parameter) for encoder in self.pretrained for parameter in encoder.parameters()}
         rated = [(parameter, id(parameter) in inside) for parameter in self.parameters() if parameter.requires_grad]
         plain = _undecayed(self)
         groups = [

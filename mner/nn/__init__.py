@@ -1,9 +1,18 @@
-"""Layers and losses without Lightning."""
+"""Layers and losses without Lightning: the CRF, attention, means over real entries, objectives, label distributions."""
 
 from mner.nn.attention import AdditiveAttention, Attention
 from mner.nn.attention_maps import AttentionMaps, capture_attention, region_map
 from mner.nn.crf import CRF
 from mner.nn.masking import first_pieces, masked_mean, masked_softmax
+from mner.nn.objectives import (
+    divergence,
+    info_nce,
+    reverse_gradient,
+    straight_through,
+    without_context,
+    without_image,
+)
+from mner.nn.posteriors import decode_posteriors, log_marginals, mix, span_scores
 
 __all__ = [
     "CRF",
@@ -11,8 +20,18 @@ __all__ = [
     "Attention",
     "AttentionMaps",
     "capture_attention",
+    "decode_posteriors",
+    "divergence",
     "first_pieces",
+    "info_nce",
+    "log_marginals",
     "masked_mean",
     "masked_softmax",
+    "mix",
     "region_map",
+    "reverse_gradient",
+    "span_scores",
+    "straight_through",
+    "without_context",
+    "without_image",
 ]

@@ -155,12 +155,13 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         return kernel.trace(*found)
 
     @torch.no_grad()
-    def marginals(self, emissions: Tensor, mask: Tensor | None = None) -> Tensor:
+    def marginals(self, emissions: Tensor, mask: Tensor | None = None, constrained: bool = True) -> Tensor:
         """Probability of each label at each word, all tag sequences considered. Not differentiable.
 
         Args:
             emissions: (b, w, l).
             mask: (b, w), true = real; None if all words are.
+            constrained: Whether BIO constraints hold, if the CRF has them. The loss has none: its gradient is False's.
 
         Returns:
             (b, w, l), 1 in sum at real words and 0 at padding; float32, or float64 where the emissions are.
@@ -171,8 +172,8 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         """
         home = emissions.device
         emissions, mask = self._words_first(emissions, mask)
-        nodes = kernel.close_nodes(emissions, mask)
-        _, incoming, states = kernel.log_chains(nodes, self._constrained(self._edges(emissions)))
+        nodes, edges = kernel.close_nodes(emissions, mask), self._edges(emissions)
+        _, incoming, states = kernel.log_chains(nodes, self._constrained(edges) if constrained else edges)
         probabilities = kernel.log_marginals(incoming, states)[0][:-1, :, :-1].exp_()  # (w, b, l)
         probabilities = probabilities.to(home, torch.promote_types(emissions.dtype, torch.float32))
         return probabilities.transpose(0, 1) if self.batch_first else probabilities

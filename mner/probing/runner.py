@@ -109,7 +109,8 @@ class PairEmissions:
         self._regions: dict[int, NDArray[np.floating] | None] = {}
         # Where a strategy keeps the base's way from words to emissions, a text too is encoded once.
         kind = type(model)
-        self.separate = not context and kind.encode is FusionModule.encode and kind.emissions is FusionModule.emissions
+        kept = all(getattr(kind, name) is getattr(FusionModule, name) for name in ("encode", "emissions", "posterior"))
+        self.separate = not context and kept
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[int], images: Sequence[int]) -> list[NDArray[np.float32]]:
@@ -134,7 +135,7 @@ class PairEmissions:
             words = model.encode(first).expand(len(texts), -1, -1)
             emissions = model.emit(words, batch["word_mask"], *model.regions(batch))
         else:
-            emissions = model.emissions(batch)
+            emissions = model.label_scores(batch)
         found = emissions.float().cpu().numpy()
         return [found[row, : len(item["word_starts"])] for row, item in enumerate(items)]
 

@@ -68,7 +68,7 @@ class Decoder:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = self.batch([items[row] for row in chosen])
-            emissions = self.model.emissions(batch)
+            emissions = self.model.label_scores(batch)
             if any(len(places[rows[row][0]]) > 1 for row in chosen):
                 parts |= {row: emissions[place, : len(items[row]["word_starts"])] for place, row in enumerate(chosen)}
             else:

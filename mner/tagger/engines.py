@@ -84,6 +84,8 @@ class Exported(nn.Module):
         (scores,) = self.session.run(None, feeds)
         return torch.from_numpy(scores)
 
+    label_scores = emissions
+
     def decode(self, emissions: Tensor, batch: Batch) -> list[list[int]]:
         """Viterbi: the best label indices of each post, as long as its words."""
         paths: list[list[int]] = self.crf.decode(emissions, batch["word_mask"].cpu())

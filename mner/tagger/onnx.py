@@ -53,9 +53,9 @@ def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
     model = tagger.model
     if not isinstance(model, FusionModule):
         raise CheckpointError("Expected a model of PyTorch, but it is exported already")
-    own = [
-        name for name in ("decode", "entity_scores") if getattr(type(model), name) is not getattr(FusionModule, name)
-    ]
+    plain = {name: getattr(FusionModule, name) for name in ("posterior", "decode", "entity_scores")}
+    plain = {name: getattr(FusionModule, name) for name in ("posterior", "decode", "entity_scores")}
+    own = [name for name, method in plain.items() if getattr(type(model), name) is not method]
     if own:
         raise CheckpointError(
             f"{type(model).__name__} has its own `{own[0]}`, which would be lost in a graph of scores"

@@ -49,23 +49,23 @@ class TaggingModule(pl.LightningModule):
 
     # What the strategy's half has
 
-    def emissions(self, batch: Batch) -> Tensor:
-        """Label scores (b, w, l) of each word."""
+    def label_scores(self, batch: Batch) -> Tensor:
+        """What is decoded (b, w, l): scores of the labels of each word."""
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The parts of the training loss, by name."""
         raise NotImplementedError
 
-    def nll(self, emissions: Tensor, batch: Batch) -> Tensor:
+    def evaluation_loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """Loss of the gold tags."""
         raise NotImplementedError
 
-    def decode(self, emissions: Tensor, batch: Batch) -> list[list[int]]:
+    def decode(self, scores: Tensor, batch: Batch) -> list[list[int]]:
         """The best label indices of each post, as long as its words."""
         raise NotImplementedError
 
-    def entity_scores(self, emissions: Tensor, batch: Batch, found: list[list[Span]]) -> list[list[float]]:
+    def entity_scores(self, scores: Tensor, batch: Batch, found: list[list[Span]]) -> list[list[float]]:
         """Probability of each span."""
         raise NotImplementedError
 
@@ -124,10 +124,10 @@ class TaggingModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Tags and entities of each post, with the probability of each entity."""
-        emissions = self.emissions(batch)
-        pred = self._names(self.decode(emissions, batch))
+        label_scores = self.label_scores(batch)
+        pred = self._names(self.decode(label_scores, batch))
         found = [spans(tags) for tags in pred]
-        scores = self.entity_scores(emissions, batch, found)
+        scores = self.entity_scores(label_scores, batch, found)
         gold: list[list[str] | None] = [None] * len(pred)
         if "tags" in batch:
             gold = list(self._names(batch["tags"].tolist(), [len(words) for words in batch["words"]]))
@@ -148,10 +148,10 @@ class TaggingModule(pl.LightningModule):
         ]
 
     def _evaluate(self, batch: Batch, stage: str) -> list[list[int]]:
-        emissions = self.emissions(batch)
+        scores = self.label_scores(batch)
         size = len(batch["id"])
-        self.log(f"{stage}/loss", self.nll(emissions, batch), batch_size=size, on_epoch=True, sync_dist=True)
-        paths = self.decode(emissions, batch)
+        self.log(f"{stage}/loss", self.evaluation_loss(scores, batch), batch_size=size, on_epoch=True, sync_dist=True)
+        paths = self.decode(scores, batch)
         w = batch["word_mask"].shape[1]
         pred = torch.tensor([path + [0] * (w - len(path)) for path in paths])  # the metric counts on the host
         for mode in MODES:
@@ -172,6 +172,15 @@ class TaggingModule(pl.LightningModule):
         return [[self.labels[index] for index in path[:end]] for path, end in zip(paths, ends, strict=True)]
 
     # Optimisation
+
+    @property
+    def progress(self) -> float:
+        """Part of the training that is done, 0 to 1, for schedules of losses; 0 outside of training."""
+        trainer = self._trainer
+        if trainer is None or trainer.state.fn != "fit":
+            return 0.0
+        total = trainer.estimated_stepping_batches  # -1 where nobody knows
+        return min(1.0, trainer.global_step / total) if total > 0 else 0.0
 
     def configure_optimizers(self) -> Any:
         """AdamW with a rate for the encoders and one for the rest; linear warm-up and decay over all steps."""

@@ -58,6 +58,7 @@ def check_fusion(cls: type[FusionModule], **options: Any) -> None:
     >>> from mner.fusion import TextOnly
     >>> check_fusion(TextOnly, hidden_size=16)
     """
+    __tracebackhide__ = True  # pytest then shows the lines of the problems, not these
     problems: list[str] = []
     cause: Exception | None = None
     with _undisturbed():
@@ -164,7 +165,7 @@ def _batch_of_one(subject: _Subject) -> Iterator[str]:
             one, alone = together[row, : len(post.words)], subject.still(training).emissions(subject.batch([row]))[0]
             if not _same(one, alone):
                 yield f"emissions of post {row} change by {_distance(one, alone):.2g} beside other posts ({mode} mode)"
-                break
+                return
 
 
 def _padding(field: Literal["words", "word pieces", "regions"]) -> Callable[[_Subject], Iterator[str]]:
@@ -185,10 +186,9 @@ def _order_of_regions(subject: _Subject) -> Iterator[str]:
 def _save_and_load(subject: _Subject) -> Iterator[str]:
     module, batch = copy.deepcopy(subject.module), subject.batch()
     with TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            max_steps=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
-        )  # fmt: skip
+        options = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        off: Any = dict.fromkeys(options, False)
+        trainer = pl.Trainer(max_steps=1, accelerator="cpu", devices=1, default_root_dir=folder, **off)
         trainer.fit(module, DataLoader([batch], batch_size=None, collate_fn=lambda one: one))  # type: ignore[arg-type]
         trainer.save_checkpoint(f"{folder}/model.ckpt")
         torch.default_generator.manual_seed(1)  # what was drawn and not saved comes out differently now

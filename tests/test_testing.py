@@ -1,6 +1,10 @@
 """`check_fusion`: our strategies pass, and each check fails for a strategy that is broken on purpose."""
 
+import importlib
 import random
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,3 +174,44 @@ def test_what_is_needed_has_its_shape_and_belongs_to_the_post(image_encoder):
             assert not batch[name][row, count:].any()
     assert set(batches(images="absent")) & {"image", "regions", "region_mask"} == set()
     assert batches(images="absent")["region_boxes"].shape == (b, 1, 4)
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def listings(page):
+    return re.findall(r"^```(python|text)\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.M)
+
+
+@pytest.fixture
+def strategy_of(tmp_path, monkeypatch):
+    """The strategy of a listing, in a file of the user's."""
+
+    def load(code):
+        (tmp_path / "my_fusion.py").write_text(code, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "my_fusion", raising=False)
+        module = importlib.import_module("my_fusion")
+        (cls,) = (it for it in vars(module).values() if isinstance(it, type) and it.__module__ == "my_fusion")
+        return cls
+
+    yield load
+    sys.modules.pop("my_fusion", None)
+
+
+@pytest.mark.parametrize("code", [code for _, code in listings("fusion.md") if "class " in code])
+def test_what_the_page_of_fusions_shows_holds(code, strategy_of, monkeypatch):
+    monkeypatch.delitem(CHECKS, "compile")
+    check_fusion(strategy_of(code))
+
+
+def test_the_page_shows_a_real_failure(strategy_of, monkeypatch):
+    (code, output) = (code for _, code in listings("testing.md") if "GatedMean" in code)
+    found = str(fails(strategy_of(code), monkeypatch))
+    plain = [re.sub(r"\d+\.\d+", "0.1", text.rstrip()) for text in (found, output)]  # torch may draw other numbers
+    assert plain[0] == plain[1]
+
+
+def test_the_page_names_each_check():
+    table = re.findall(r"^\| ([a-z, ]+) \|", (DOCS / "testing.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(", ".join(table).split(", ")) == sorted(["name", *CHECKS])

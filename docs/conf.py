@@ -33,6 +33,7 @@ napoleon_use_ivar = True
 napoleon_custom_sections = [("Shapes", "notes_style")]
 
 html_theme = "furo"
+pygments_dark_style = "monokai"  # the theme's own underlines names of modules and classes
 html_title = f"mner {mner.__version__}"
 html_static_path = ["_static"]
 html_css_files = ["mner.css"]

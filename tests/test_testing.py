@@ -12,9 +12,9 @@ import torch
 
 from mner.data.sample.batches import SampleBatches
 from mner.testing import CHECKS, FusionCheckError, check_fusion
+from tests.fusion.test_strategies import STRATEGIES
 
 from . import broken_fusions as broken
-from tests.fusion.test_strategies import STRATEGIES
 
 
 @pytest.mark.slow

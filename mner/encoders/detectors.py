@@ -48,7 +48,7 @@ class RegionDetector(nn.Module, ABC):
     Attributes:
         name: Names the network; stored with the features.
         classes: Names of the classes.
-        width: f.
+        width: Of a region, f.
         top_k: Most regions of an image.
     """
 
@@ -234,7 +234,7 @@ class RandomDetector(RegionDetector):
 
     Args:
         top_k: Regions of an image.
-        width: f.
+        width: Of a region, f.
     """
 
     def __init__(self, top_k: int = 10, width: int = 1024) -> None:

@@ -30,7 +30,7 @@ class ImageEncoder(nn.Module):
             `.pth`). The file's names are timm's, or its weights are in timm's order, as torchvision's MobileNetV2.
 
     Attributes:
-        width: f.
+        width: Of a region, f.
         size: s, the side of the images that the model was made for.
 
     Shapes:

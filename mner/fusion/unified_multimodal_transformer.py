@@ -31,7 +31,7 @@ class CrossModalLayer(Attention):
     With queries and memory the same it is BERT's own layer.
 
     Args:
-        width: d.
+        width: Of queries and output, d.
         heads: Number of heads; None for one for each 64 features, as in BERT, or the next lower number that divides d.
         dropout: On the attention weights and before both sums.
         attends_to: `"regions"` or `"words"`: what the memory stands for in attention maps.

@@ -34,7 +34,7 @@ class FeatureWriter:
         path: Folder of the store.
         kind: `grid` (cells or patches) or `regions` (boxes with scores and class names).
         encoder: Name of the image encoder or detector.
-        width: f.
+        width: Of a region, f.
         weights: Where its weights came from.
         weights_hash: Hash of their values.
         transform: What was done to the images; plain data.

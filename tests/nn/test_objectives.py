@@ -179,9 +179,10 @@ def test_on_a_gpu_nothing_waits(kind, temperature):
     with torch.device("meta"):  # raises at mixed devices, and where a number is asked for
         crf = CRF(3, batch_first=True, labels=LABELS)
         crf._spread = 1.0
-        mask = torch.ones(2, 4, dtype=torch.bool)
-        loss = divergence(crf, torch.randn(2, 4, 3), torch.randn(2, 4, 3), mask, kind, temperature)
-        assert loss.device.type == "cuda"
+        student, mask = torch.randn(2, 4, 3, requires_grad=True), torch.ones(2, 4, dtype=torch.bool)
+        loss = divergence(crf, torch.randn(2, 4, 3), student, mask, kind, temperature)
+        loss.backward()
+        assert student.grad.device == loss.device == crf.transitions.grad.device
         assert info_nce(torch.randn(2, 4), torch.randn(2, 4)).device == loss.device
 
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "probe": "mner.analysis.modality:probe_command",
     "attention": "mner.analysis.attend:attention_command",
     "benchmark": "mner.benchmark.command:benchmark_command",
+    "vocabulary": "mner.encoders.vocabulary_folder:vocabulary",
     "data stats": "mner.data.statistics:stats",
     "data verify": "mner.data.verify:verify_command",
     "data download": "mner.data.download:download",
@@ -30,7 +31,7 @@ COMMANDS: dict[str, str] = {
 """Command -> `module:function`; imported when called, run by jsonargparse from its type hints."""
 
 POSITIONAL = (
-    *("tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention"),
+    *("tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention", "vocabulary"),
     *("data stats", "data verify", "data download", "data export"),
 )
 """Commands whose required parameters are given by place: files and folders. The others name them all."""

@@ -224,7 +224,7 @@ def _batches(tagger: Tagger) -> list[dict[str, Tensor]]:
         ]
         made: dict[str, Any] = dict(decoder.batch([decoder.item(section) for section in sections]))
         names = list(_TEXT)
-        if hasattr(model, "characters"):
+        if hasattr(model, "characters") or model.text_encoder.reads_characters:
             made["characters"] = _characters(made["words"], made["word_mask"].shape[1])
             names.append("characters")
         if model.uses_image:

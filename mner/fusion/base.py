@@ -28,7 +28,7 @@ from mner.data.batch import Batch
 from mner.data.datamodule import MNERDataModule
 from mner.data.predictions import Prediction, ScoredSpan
 from mner.encoders.image import ImageEncoder
-from mner.encoders.text import TextEncoder, first_pieces
+from mner.encoders.text import TextEncoder
 from mner.fusion.checkpoint import accept, load_module, write_extras
 from mner.fusion.inputs import check_inputs, check_restored
 from mner.labels import Span, spans
@@ -161,8 +161,7 @@ class FusionModule(pl.LightningModule):
 
     def encode(self, batch: Batch) -> Tensor:
         """Words (b, w, d): the first word piece of each. Special tokens, later pieces and context stay behind."""
-        states = self.text_encoder(batch["token_ids"], batch["token_mask"], batch["segment_ids"])  # (b, t, d_text)
-        words: Tensor = self.word_projection(first_pieces(states, batch["word_starts"]))
+        words: Tensor = self.word_projection(self.text_encoder.words(batch))
         return words
 
     def regions(self, batch: Batch) -> tuple[Tensor, Tensor]:

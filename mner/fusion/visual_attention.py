@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mner.fusion.attention import AdditiveAttention
 from mner.fusion.base import FusionModule
+from mner.nn.recurrent import LSTM
 
 
 class VisualAttentionFusion(nn.Module):
@@ -49,7 +50,7 @@ class VisualAttentionFusion(nn.Module):
 
     def __init__(self, width: int, region_width: int, attention_width: int | None = None) -> None:
         super().__init__()
-        self.query = nn.LSTM(width, width, batch_first=True)
+        self.query = LSTM(width, width, batch_first=True)
         self.attention = AdditiveAttention(width, region_width, attention_width or width)
         self.context_projection = nn.Linear(region_width, width)
         # Rows: β_v, β_w, m. One product for the three; only the first carries the biases.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mner.data.batch import Example
-from mner.data.formats.word_vectors import Vector, WordVectors
+from mner.data.formats.word_vectors import Vector, WordVectors, read_vectors
 from mner.errors import DataFormatError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -84,10 +85,26 @@ def lower(word: str) -> str:
     return lowered
 
 
-def wanted_words(*counts: Mapping[str, int]) -> set[str]:
-    """The words to look for in a file of vectors: each as it is, and in lower case."""
-    words = set().union(*counts)
-    return words | set(map(lower, words))
+def read_vectors_for(path: str | PathLike[str], examples: Iterable[Example], most_frequent: int = 0) -> WordVectors:
+    """The vectors of the words of posts, from any file that `read_vectors` reads.
+
+    Words are looked for as they are and in lower case. A word that the file has in capitals alone stands for its lower
+    case as well, so that a cased file serves a vocabulary in lower case.
+
+    Args:
+        path: The file.
+        examples: The posts.
+        most_frequent: Keep the file's first so many rows too.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        DataFormatError: If it is malformed.
+    """
+    words = set(count_words(examples, lowercase=False))
+    found = read_vectors(path, words | set(map(lower, words)), most_frequent)
+    for word, vector in list(found.vectors.items()):
+        found.vectors.setdefault(lower(word), vector)
+    return found
 
 
 def find_vector(word: str, vectors: WordVectors | None) -> Vector | None:

@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import sys
+from itertools import chain
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Literal
 
-from mner.data.formats.word_vectors import read_vectors
 from mner.data.layout import find_splits
 from mner.data.readers import read_posts
 from mner.data.vocabulary import (
@@ -21,7 +21,7 @@ from mner.data.vocabulary import (
     count_words,
     coverage,
     render_coverage,
-    wanted_words,
+    read_vectors_for,
 )
 from mner.errors import DataNotFoundError
 
@@ -169,8 +169,9 @@ def vocabulary(
         print(f"mner vocabulary: {fault}", file=sys.stderr)
         return 2
     splits = _splits(train)
-    counts = {split: count_words(read_posts(file), lowercase) for split, file in splits.items()}
-    found = None if vectors is None else read_vectors(vectors, wanted_words(*counts.values()), most_frequent)
+    posts = {split: read_posts(file) for split, file in splits.items()}
+    counts = {split: count_words(some, lowercase) for split, some in posts.items()}
+    found = None if vectors is None else read_vectors_for(vectors, chain.from_iterable(posts.values()), most_frequent)
     made = build_vocabulary(counts["train"], found, embedding_width, lowercase, seed)
     covered = {split: coverage(some, made, found) for split, some in counts.items()}
     write_folder(out, made, _said(made, covered, None if vectors is None else vectors.name, most_frequent), **sizes)

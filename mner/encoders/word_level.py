@@ -74,6 +74,8 @@ class WordLevelConfig(PretrainedConfig):  # type: ignore[misc]  # transformers h
             raise ValueError(f"Expected `characters` to be cnn, bilstm or none, but got {characters!r}")
         if min(embedding_width, character_width, character_embedding_width, lstm_width) < 1 or lstm_layers < 0:
             raise ValueError("Expected widths of at least 1 and `lstm_layers` of at least 0")
+        if characters == "bilstm" and character_width % 2:
+            raise ValueError(f"Expected an even `character_width` for two directions, but got {character_width}")
         if not (0 <= dropout < 1 and 0 <= singleton_dropout <= 1):
             raise ValueError(f"Expected `dropout` from 0 to below 1, but got {dropout} and {singleton_dropout}")
         super().__init__(**{"pad_token_id": 0, **kwargs})

@@ -22,6 +22,7 @@ from mner.errors import CheckpointError, DataNotFoundError, MissingDependencyErr
 from mner.fusion.base import FusionModule
 from mner.hub import read_config, read_file, save_parts
 from mner.labels import Span
+from mner.nn.recurrent import ONNX
 from mner.pictures import Seen
 from mner.words import Word
 
@@ -193,6 +194,7 @@ def _trace(model: FusionModule, batch: Mapping[str, Tensor], path: Path) -> None
                 input_names=names,
                 output_names=["emissions"],
                 dynamic_shapes=(tuple(shapes),),
+                custom_translation_table=ONNX,
                 dynamo=True,
                 verbose=False,
             )

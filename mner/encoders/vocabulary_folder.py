@@ -20,8 +20,8 @@ from mner.data.vocabulary import (
     build_vocabulary,
     count_words,
     coverage,
-    render_coverage,
     read_vectors_for,
+    render_coverage,
 )
 from mner.errors import DataNotFoundError
 

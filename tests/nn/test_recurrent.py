@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mner.nn.recurrent import LSTM, BiLSTM
+from mner.nn.recurrent import LSTM, ONNX, BiLSTM
 
 LENGTHS = [4, 1, 6]
 
@@ -58,16 +58,32 @@ def test_an_empty_sequence_has_zeros():
 
 
 def test_autocast_does_not_reach_it():
-    layer, states = LSTM(5, 4, batch_first=True), torch.randn(2, 3, 5)
+    layer, states = LSTM(5, 4), torch.randn(2, 3, 5)
     plain = nn.LSTM(5, 4, batch_first=True)
     plain.load_state_dict(layer.state_dict())
-    start = (torch.randn(1, 2, 4), torch.randn(1, 2, 4))
-    expected, (state, _) = plain(states, start)
+    expected, _ = plain(states)
     with torch.autocast("cpu", torch.bfloat16):
         assert plain(states)[0].dtype == torch.bfloat16, "else there is nothing to guard against"
-        found, (last, _) = layer(states, start)
-        rounded, _ = layer(states.bfloat16())
+        found, rounded = layer(states), layer(states.bfloat16())
         assert torch.is_autocast_enabled("cpu")
     assert found.dtype == rounded.dtype == torch.float32
     assert torch.equal(found, expected)
-    assert torch.equal(last, state)
+
+
+@pytest.mark.slow
+def test_exported_it_reads_any_length(tmp_path, sequences):
+    pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    states, mask = sequences
+    layer = BiLSTM(5, 4, 2).eval()
+    free = dict.fromkeys(range(2), torch.export.Dim.DYNAMIC)
+    program = torch.onnx.export(
+        layer, (states, mask), dynamo=True, dynamic_shapes=(free, free), custom_translation_table=ONNX, verbose=False
+    )
+    program.save(tmp_path / "layer.onnx")
+    session = runtime.InferenceSession(tmp_path / "layer.onnx")
+    assert any(node.op_type == "LSTM" for node in program.model.graph), "one operator, not a loop of many"
+    for given in ((states, mask), (torch.randn(1, 9, 5), torch.arange(9)[None] < 8)):
+        names = [entry.name for entry in session.get_inputs()]
+        (found,) = session.run(None, dict(zip(names, (some.numpy() for some in given), strict=True)))
+        torch.testing.assert_close(torch.from_numpy(found), layer(*given))

@@ -17,6 +17,7 @@ from mner.batch import Batch
 from mner.encoders import prefix, steps
 from mner.encoders.characters import batch_characters
 from mner.encoders.lora import Adapters, add_adapters, merge_adapters
+from mner.encoders.own_model import CLASS, is_import_path, own_model
 from mner.encoders.visual_bert import MODEL_TYPE, load_visual_bert, visual_parameters
 from mner.encoders.word_level import MODEL_TYPE as WORD_LEVEL
 from mner.encoders.word_level import load_word_level
@@ -213,11 +214,15 @@ def _check_reads_text(model: Any, kind: str) -> None:
 
 
 def _build(name: str | dict[str, Any]) -> Any:
-    return _from_config(name) if isinstance(name, dict) else _from_name(name)
+    if isinstance(name, dict):
+        return _from_config(name)
+    return own_model(name) if is_import_path(name) else _from_name(name)
 
 
 def _from_config(config: dict[str, Any]) -> nn.Module:
     options = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype", ADAPTERS)}
+    if CLASS in options:
+        return own_model(options.pop(CLASS), options)
     model: nn.Module = AutoModel.from_config(
         AutoConfig.for_model(**options), dtype=torch.float32, trust_remote_code=False
     )

@@ -26,9 +26,9 @@ from mner.labels import bio_labels
 from mner.tagger.onnx import TOLERANCE, export_onnx
 from mner.tagger.post import Post
 from mner.tagger.tagger import Tagger
+from tests.fusion.test_strategies import STRATEGIES
 
 from ..conftest import WORDS
-from tests.fusion.test_strategies import STRATEGIES
 
 LABELS = bio_labels(["PER", "LOC", "ORG", "MISC"])
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}

@@ -18,6 +18,7 @@ def data_table(splits: Mapping[str, Sequence[Example]]) -> DataFrame:
 
     found = {name: split_statistics(examples) for name, examples in splits.items()}
     types = sorted({type_ for split in found.values() for type_ in split.lenient})
+    others = ("posts", "without entity", "entities", "fingerprint")  # a type may have such a name
     rows = {
         name: {
             "posts": split.posts,
@@ -26,7 +27,7 @@ def data_table(splits: Mapping[str, Sequence[Example]]) -> DataFrame:
             "words, most": split.max_words,
             "characters, mean": split.mean_characters,
             "entities": sum(split.lenient.values()),
-            **{type_: split.lenient.get(type_, 0) for type_ in types},
+            **{f"type {type_}" if type_ in others else type_: split.lenient.get(type_, 0) for type_ in types},
             "stray I-": split.stray,
             "fingerprint": split.fingerprint,
         }

@@ -23,12 +23,14 @@ from mner.analysis.plots import (
 from mner.analysis.resampling import bootstrap_interval, randomisation_test
 from mner.analysis.significance import holm, paired_t
 from mner.analysis.subsets import by_ambiguity, by_overlap
+from mner.analysis.verdict import Verdict, judge, mean_f1
 from mner.data.predictions import read_predictions
 
 __all__ = [
     "Comparison",
     "Errors",
     "Projection",
+    "Verdict",
     "additive_projection",
     "bootstrap_interval",
     "by_ambiguity",
@@ -39,7 +41,9 @@ __all__ = [
     "data_table",
     "errors",
     "holm",
+    "judge",
     "learning_curve",
+    "mean_f1",
     "nested_subsets",
     "paired_t",
     "plot_attention",

@@ -134,7 +134,7 @@ def plot_calibration(table: DataFrame) -> Figure:
 
 
 def plot_comparison(scores: DataFrame, tests: DataFrame) -> Figure:
-    """F1 of each system, and the difference of each pair, with bootstrap intervals over posts.
+    """F1 of each system, and the difference of each pair, with the intervals of `compare`.
 
     Args:
         scores: `compare(...).scores`.
@@ -157,8 +157,8 @@ def plot_comparison(scores: DataFrame, tests: DataFrame) -> Figure:
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     below.axvline(0, color="grey", linewidth=1, linestyle="--")
-    above.set_xlabel("F1 (%), mean over runs, with its bootstrap interval over posts")
-    below.set_xlabel("Difference of F1 (points)")
+    above.set_xlabel("F1 (%), mean over runs, with its 95 % interval")
+    below.set_xlabel("Difference of F1 (points), with its 95 % interval")
     above.set_ylabel("System")
     below.set_ylabel("Pair")
     return figure

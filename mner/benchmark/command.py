@@ -40,7 +40,7 @@ def benchmark_command(
         against: `paper` puts the paper's numbers beside ours, with what to keep in mind.
         mode: Reading of tag sequences.
         keep_checkpoints: Keep the best checkpoint of each run.
-        resamples: Bootstrap samples and random swaps.
+        resamples: Random swaps of the randomisation test.
 
     Returns:
         Exit code 0, or 1 if a run failed.

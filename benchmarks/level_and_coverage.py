@@ -251,19 +251,20 @@ def main() -> None:
     parser.add_argument("--only", choices=["table", "candidates", "unequal"])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rng, started = np.random.default_rng(arguments.seed), time.process_time()
+    first, second, third = (np.random.default_rng(arguments.seed + table) for table in range(3))
+    started = time.process_time()
     if arguments.only in (None, "table"):
         rows: list[list[object]] = [
-            [posts, runs, sd, *cell(rng, arguments.trials, posts, runs, sd)]
+            [posts, runs, sd, *cell(first, arguments.trials, posts, runs, sd)]
             for posts in POSTS for runs in RUNS for sd in SDS
         ]  # fmt: skip
         heads = ["posts", "runs", "sd of seeds", "level", "coverage", "level, randomisation", "level, t over posts"]
         print(table([*heads, "power", "power, randomisation", "power, t over posts"], rows), end="\n\n")
     if arguments.only in (None, "candidates"):
         heads = ["runs", "sd of seeds", "verdict", "hierarchical bootstrap", "plain sum", "seeds alone", "posts alone"]
-        print(table(heads, candidates(rng, arguments.trials)), end="\n\n")
+        print(table(heads, candidates(second, arguments.trials)), end="\n\n")
     if arguments.only in (None, "unequal"):
-        print(table(["systems", "runs", "sd of seeds", "level"], unequal(rng, arguments.trials)), end="\n\n")
+        print(table(["systems", "runs", "sd of seeds", "level"], unequal(third, arguments.trials)), end="\n\n")
     print(f"{arguments.trials} trials a row; {(time.process_time() - started) / 60:.1f} minutes of one core")
 
 

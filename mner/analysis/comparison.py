@@ -197,9 +197,9 @@ def _notes_on_runs(scores: DataFrame) -> list[str]:
     if single:
         spread = ", ".join(f"{name} {100 * sd:.2f}" for name, sd in scores["sd"].dropna().items())
         notes.append(
-            f"Seeds of {', '.join(single)} were not taken into account: there is one run. Of the pairs with it, "
-            "intervals and p hold for this very training, and come out too sure of the system: another seed of it may "
-            f"move F1 as seeds move the others (standard deviation in points: {spread})."
+            f"Seeds of {', '.join(single)} were not taken into account: there is one run. For pairs with it, intervals "
+            "and p hold for this very training and are too sure where the system is meant: another seed of it may move "
+            f"F1 as seeds move the others (standard deviation in points: {spread})."
         )
     if scores["runs"].nunique() > 1:
         listed = ", ".join(f"{name} {runs}" for name, runs in scores["runs"].items())
@@ -229,7 +229,7 @@ def _paired_seeds(
     ]
     common = [seed for seed in by_seed[0] if seed in by_seed[1]]
     if len(common) >= 2 or (len(common) == 1 and fewest == 1):
-        if len(common) < max(len(one_seeds), len(two_seeds)):
+        if 1 < len(common) < max(len(one_seeds), len(two_seeds)):
             notes.append(f"{first} and {second}: the test over seeds is on their {len(common)} common seeds.")
         return f1[0][[by_seed[0][seed] for seed in common]], f1[1][[by_seed[1][seed] for seed in common]]
     if len(one_seeds) == len(two_seeds) and fewest >= 2:

@@ -8,22 +8,26 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mner.analysis import paired_t, randomisation_test
+from mner.analysis import judge, paired_t, randomisation_test
 from mner.analysis.counts import f1_of
 from mner.analysis.significance import post_f1
 
 TRIALS = 400
-SOURCE = Path(__file__).parents[2] / "benchmarks" / "level_and_coverage.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its annotations are read by name
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def simulation():
-    spec = importlib.util.spec_from_file_location("level_and_coverage", SOURCE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its annotations are read by name
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop(spec.name)
+    yield script("level_and_coverage")
+    sys.modules.pop("level_and_coverage")
 
 
 def percent(level, sides=4):
@@ -87,3 +91,18 @@ def test_seeds_alone_is_scipys_welch_test(simulation):
     runs = [np.array([[[n, 10, 10]] * 5 for n in of]) for of in ((4, 5, 6), (7, 8, 9))]
     expected = stats.ttest_ind([0.7, 0.8, 0.9], [0.4, 0.5, 0.6], equal_var=False).pvalue
     assert simulation.over_seeds(*runs) == (expected <= 0.05)
+
+
+def test_what_a_table_says_holds_the_verdict(simulation):
+    """A table has the interval over posts and the spreads only; what is reckoned from it must not be surer."""
+    bounds = script("verdict_from_table").bounds
+    kinds = [simulation.System(kind, f1, 0.5, 3) for kind, f1 in ((simulation.PRECISE, 0.84), (simulation.PLAIN, 0.86))]
+    for one, two in simulation.trials(np.random.default_rng(7), 30, 500, kinds):
+        found = judge(one, two)
+        alone = judge(one.mean(0, keepdims=True), two.mean(0, keepdims=True))
+        spreads = [100 * f1_of(runs.sum(1)).std(ddof=1) for runs in (one, two)]
+        half = 100 * stats.norm.ppf(0.975) * alone.se_posts
+        reach, least, largest = bounds(100 * found.value, -half, half, *spreads, posts=500, runs=3)
+        assert reach >= 100 * (found.high - found.low) / 2 * 0.999
+        assert least * 0.98 <= found.p <= largest * 1.02
+    sys.modules.pop("verdict_from_table")

@@ -68,6 +68,7 @@ def test_one_run_beside_several_is_named():
     assert note.startswith("Seeds of a were not taken into account: there is one run.")
     assert f"b {100 * found.scores.loc['b', 'sd']:.2f}, c {100 * found.scores.loc['c', 'sd']:.2f}" in note
     assert "b were" not in note
+    assert not [note for note in found.notes if "common seeds" in note]
     (note,) = [note for note in found.notes if "different numbers of runs" in note]
     assert "(a 1, b 3, c 3). The verdict reckons with that" in note
 

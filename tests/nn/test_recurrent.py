@@ -1,5 +1,7 @@
 """Recurrent layers beside PyTorch's own."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch import nn

@@ -126,6 +126,12 @@ class FeatureStore:
         found: NDArray[np.float32] = np.clip(self.boxes(image_id) / np.tile(sizes, 2), 0, 1).astype(np.float32)
         return found
 
+    def size(self, image_id: str) -> tuple[int, int]:
+        """Width and height of the image in the pixels of its boxes; 0 and 0 where it has no regions."""
+        self.check_sizes()
+        found = self._slice("sizes", image_id)
+        return (int(found[0, 0]), int(found[0, 1])) if len(found) else (0, 0)
+
     def groups(self, image_id: str) -> NDArray[np.int64]:
         """Which crop of the image each of the r regions is of; 0 where an image is one."""
         if "groups" in self._maps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +126,10 @@ class Collate:
                     span = slice(group * cells, (group + 1) * cells)
                     boxes[row, span], scores[row, span], groups[row, span] = self.cells, 1.0, group
             elif regions is not None:
-                for whole, some in zip((boxes, scores, groups), map(item.get, _BY_REGION), strict=True):
+                known: list[tuple[NDArray[Any], NDArray[Any] | None]] = [
+                    (boxes, item.get("boxes")), (scores, item.get("scores")), (groups, item.get("groups"))
+                ]  # fmt: skip
+                for whole, some in known:
                     if some is not None:
                         whole[row, : len(regions)] = some
         if "boxes" in self.needs:
@@ -154,9 +158,6 @@ class Collate:
                 stacked[row, : len(regions)] = regions
                 mask[row, : len(regions)] = True
         return torch.from_numpy(stacked), torch.from_numpy(mask)  # (b, r, f), (b, r)
-
-
-_BY_REGION = ("boxes", "scores", "groups")
 
 
 class BucketSampler(DistributedSampler[list[int]]):

@@ -93,7 +93,7 @@ def features(
         if cuts:
             kind = "torchvision" if regions == "none" else regions
             finder = build_detector(kind, _detector_weights(kind, detector_weights), crops) if crops else None
-            described = {
+            described: dict[str, Any] = {
                 "encoder": encoder,
                 "pyramid": {"layers": 4, "side": 2} if pyramid else None,
                 "image": asdict(transform_for(encoder, image_size)),

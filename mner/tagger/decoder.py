@@ -111,7 +111,8 @@ class Decoder:
         """Items as a batch on the model's device."""
         image = next((item["image"] for item in items if item["image"] is not None), None)
         regions = next((item["regions"] for item in items if item["regions"] is not None), None)
-        needs, grid = getattr(self.model, "needs", frozenset()), (1, 1)
+        needs: frozenset[str] = getattr(self.model, "needs", frozenset())  # an exported model has none
+        grid = (1, 1)
         if image is not None and needs & OF_REGIONS and self.model.image_encoder is not None:
             grid = self.model.image_encoder.grid(image.shape[-1])
         collate = Collate(

@@ -72,7 +72,7 @@ class Post:
         """Its images: none, one, or several."""
         if self.image is None:
             return ()
-        return tuple(self.image) if isinstance(self.image, (list, tuple)) else (self.image,)  # type: ignore[return-value, arg-type]
+        return tuple(self.image) if isinstance(self.image, (list, tuple)) else (self.image,)  # type: ignore[return-value]
 
     @classmethod
     def of(cls, given: Post | str | Sequence[str] | Mapping[str, Any]) -> Post:

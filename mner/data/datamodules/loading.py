@@ -43,10 +43,6 @@ class BatchLoading(pl.LightningDataModule):
     seed: int
     relations: str | None
     object_names: str | None
-    context_names: list[str]
-    post_tokenizer: PostTokenizer
-    region_width: int | None
-    store: FeatureStore | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +52,28 @@ class BatchLoading(pl.LightningDataModule):
         self.broken_images: set[str] = set()
         self._folders: list[ImageSource] = []
         self._served: Any = None
+
+    # What the other half knows
+
+    @property
+    def store(self) -> FeatureStore | None:
+        """The stored features; None without."""
+        raise NotImplementedError
+
+    @property
+    def region_width(self) -> int | None:
+        """Their width; None without."""
+        raise NotImplementedError
+
+    @property
+    def context_names(self) -> list[str]:
+        """A name for each context source."""
+        raise NotImplementedError
+
+    @property
+    def post_tokenizer(self) -> PostTokenizer:
+        """The tokeniser."""
+        raise NotImplementedError
 
     # What the model needs
 

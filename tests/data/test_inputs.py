@@ -81,7 +81,7 @@ def test_an_older_store_loads_and_is_refused_only_where_boxes_are_needed(tmp_pat
     assert not (tmp_path / "old" / "sizes.bin").exists()
     assert store["a"].shape == (2, 3)
     assert stored_regions(store, "a", frozenset({"scores", "groups"})).scores.tolist() == [0.75, 0.5]
-    with pytest.raises(DataFormatError, match="without the sizes of their images .* `mner features"):
+    with pytest.raises(DataFormatError, match=r"without the sizes of their images .* `mner features"):
         store.places("a")
 
 

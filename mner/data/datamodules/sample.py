@@ -43,9 +43,12 @@ class SampleDataModule(MNERDataModule):
         self.sample_seed = sample_seed
         folder = Path(root) if root is not None else cache_folder() / f"sample-{VERSION}-{train}-{sample_seed}"
         super().__init__(str(folder), *args, **kwargs)
-        # Exact, since the pictures are drawn.
-        self.relations = self.relations or RELATIONS
-        if self.features is None and self.object_names is None and not self.context:
+        self.relations = self.relations or RELATIONS  # exact, since the pictures are drawn
+
+    def serve(self, model: Any) -> None:
+        """Let batches carry what a model `needs`; names of what is drawn, unless stored regions have names."""
+        super().serve(model)
+        if self.names_from is None:
             self.object_names = TAGS
 
     @property

@@ -87,7 +87,7 @@ def test_the_store_holds_every_picture(root):
         part = images.open(key).resize((8, 8), Image.Resampling.BOX, tuple((store.places(key)[0] * SIZE).tolist()))
         shown = store[key][0].astype(float).reshape(8, 8, 3)
         # But for JPEG's loss.
-        np.testing.assert_allclose(shown.mean((0, 1)), np.asarray(part).mean((0, 1)) / 127.5 - 1, atol=0.05)
+        np.testing.assert_allclose(shown.mean((0, 1)), np.asarray(part).mean((0, 1)) / 127.5 - 1, atol=0.1)
 
 
 def test_a_picture_adds_to_the_text_where_the_name_is_ambiguous(root):
@@ -106,5 +106,9 @@ def test_a_data_module_writes_them_when_it_is_asked_for_their_width(tmp_path):
     assert data.region_width == WIDTH
     assert data.names_from == "regions"
     assert json.loads((tmp_path / "sample" / "sample.json").read_text())["train"] == 20
-    assert SampleDataModule(str(tmp_path / "sample"), train=20).names_from == "file"
-    assert SampleDataModule(str(tmp_path / "sample"), train=20, context=["tags.jsonl"]).names_from == "context"
+    plain = SampleDataModule(str(tmp_path / "sample"), train=20)
+    plain.serve(None)
+    assert (plain.names_from, plain.object_names) == ("file", "tags.jsonl")
+    tags = SampleDataModule(str(tmp_path / "sample"), train=20, context=["tags.jsonl"])
+    tags.serve(None)
+    assert tags.names_from == "context"

@@ -240,12 +240,13 @@ def report_images(
 
 
 def _from_folder(posts: Sequence[Example], folder: ImageSource | None) -> dict[str, int]:
-    ids = [post.image_id for post in posts if post.image_id is not None]
-    return {"missing": sum(folder is None or image_id not in folder for image_id in ids)}
+    shown = [post.image_ids for post in posts if post.image_id is not None]
+    return {"missing": sum(folder is None or not any(id_ in folder for id_ in image_ids) for image_ids in shown)}
 
 
 def _from_store(posts: Sequence[Example], store: FeatureStore) -> dict[str, int]:
-    absent = [post.image_id for post in posts if post.image_id is not None and post.image_id not in store]
-    never = set(store.missing(absent))
-    unknown = sum(image_id in never for image_id in absent)
+    shown = [post.image_ids for post in posts if post.image_id is not None]
+    absent = [image_ids for image_ids in shown if not any(image_id in store for image_id in image_ids)]
+    never = set(store.missing(image_id for image_ids in absent for image_id in image_ids))
+    unknown = sum(never.issuperset(image_ids) for image_ids in absent)
     return {"broken when they were extracted": len(absent) - unknown, "never extracted": unknown}

@@ -225,7 +225,7 @@ def _check_context(
 
 def _check_images(name: str, posts: Sequence[Example], folder: Path, split: SplitReport, report: Report) -> None:
     files = ImageFolder(folder)
-    ids = dict.fromkeys(post.image_id for post in posts if post.image_id is not None)
+    ids = dict.fromkeys(image_id for post in posts for image_id in post.image_ids)
     for image_id in ids:
         path = files.find(image_id)
         reason: Reason = "missing" if path is None else load_image(path)[1]

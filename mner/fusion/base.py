@@ -202,8 +202,7 @@ class FusionModule(TaggingModule):
         """Regions (b, r, f) as the image encoder or the feature store gives them, with `no_image` put in."""
         b = len(batch["token_ids"])
         if "image" in batch and self.image_encoder is not None:
-            regions = self.image_encoder(batch["image"])
-            mask = batch["has_image"][:, None].expand(-1, regions.shape[1])
+            regions, mask = self._encode_images(batch, self.image_encoder)
         elif "regions" in batch:
             # Stored as float16 and cast only here, on the device: half as much to copy there.
             regions, mask = batch["regions"].to(self.no_image.dtype), batch["region_mask"]
@@ -223,6 +222,16 @@ class FusionModule(TaggingModule):
         regions = torch.where(slot[..., None], self.no_image.to(regions.dtype), regions)
         regions = regions.masked_fill(~(mask | slot)[..., None], 0.0)
         return regions, mask | slot
+
+    def _encode_images(self, batch: Batch, encoder: ImageEncoder) -> tuple[Tensor, Tensor]:
+        """The cells of a post's image, or of all its images (b, n * cells, f), and which of them are there."""
+        image = batch["image"]
+        if image.dim() == 4:
+            regions: Tensor = encoder(image)
+            return regions, batch["has_image"][:, None].expand(-1, regions.shape[1])
+        regions = encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])  # (b, n, cells, f)
+        mask = batch["image_mask"][..., None].expand(regions.shape[:3])
+        return regions.flatten(1, 2), mask.flatten(1)
 
     def fuse(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """What makes a strategy: words (b, w, d) and regions (b, r, d), each with its mask -> (b, w, d')."""

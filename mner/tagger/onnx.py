@@ -61,6 +61,10 @@ def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
         raise CheckpointError(
             f"{type(model).__name__} has its own `{own[0]}`, which would be lost in a graph of scores"
         )
+    if model.needs:
+        raise CheckpointError(
+            f"{type(model).__name__} needs {', '.join(sorted(model.needs))}, for which a graph has no inputs"
+        )
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     device = model.device

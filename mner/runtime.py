@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import mner
+from mner.errors import MNERError
 
 
 def hardware() -> dict[str, str]:
@@ -42,9 +43,21 @@ def _memory() -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the machine's accelerator where there is one, else the processor; other names are torch's."""
+    """`auto` is the machine's accelerator where there is one, else the processor; other names are torch's.
+
+    Raises:
+        MNERError: If there is no such device here.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)  # whether it is there is only known once it is used
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise MNERError(
+                f"Expected a device of this machine, such as 'auto' or 'cpu', but got {name!r}: "
+                f"{(str(error).splitlines() or [type(error).__name__])[0]}"
+            ) from error
+        return device
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
 

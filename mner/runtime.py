@@ -62,6 +62,19 @@ def pick_device(name: str) -> torch.device:
     return found or torch.device("cpu")
 
 
+def slow_bfloat16(device: torch.device) -> bool:
+    """Whether a device has no instructions for bfloat16, so that it is emulated and slower than float32."""
+    if device.type != "cpu":
+        return False
+    # torch names the instructions of x86; of an Arm processor it says only whether its kernels take bfloat16 at all.
+    x86 = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        limited = "AVX2" in os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+        return limited or not any(check() for check in x86 if check is not None)
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and not supported()
+
+
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
     import transformers

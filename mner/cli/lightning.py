@@ -21,6 +21,7 @@ from mner.data.datamodules import huggingface, sample, snapchat, twitter  # noqa
 from mner.data.datamodules.base import MNERDataModule
 from mner.errors import CheckpointError
 from mner.fusion import FusionModule
+from mner.runtime import slow_bfloat16
 from mner.training.callbacks import BestByF1
 from mner.training.checkpoint import KEY, import_class, read_checkpoint
 from mner.training.old_names import renamed
@@ -92,7 +93,13 @@ class MNERCLI(LightningCLI):
             config["model"]["init_args"]["image_weights"] = None
 
     def after_instantiate_classes(self) -> None:
-        """Tokenise as the checkpoint's model was trained to."""
+        """Tokenise as the checkpoint's model was trained to, and say what makes a run slow."""
+        if str(self.trainer.precision).startswith("bf16") and slow_bfloat16(self.trainer.strategy.root_device):
+            log.warning(
+                "--trainer.precision %s: this processor has no instructions for bfloat16, so that it is slower than "
+                "32-true here, the default",
+                self.trainer.precision,
+            )
         described = {} if self.checkpoint is None else self.checkpoint[KEY].get("data", {})
         if described.get("tokenizer") and isinstance(self.datamodule, MNERDataModule):
             self.datamodule.use_tokenizer(described["tokenizer"])

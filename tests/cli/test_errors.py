@@ -94,6 +94,21 @@ def test_outputs_that_cannot_be(here, checkpoint, capsys):
     assert "data" in line(capsys, "predict", "--ckpt_path", checkpoint, *FIT[2:4], *QUIET, "--output=data")
 
 
+def test_the_standard_output_gets_the_predictions_and_the_page_and_nothing_else(here, checkpoint, capsys):
+    predict = ["predict", "--ckpt_path", checkpoint, *FIT[2:4], "--trainer.accelerator=cpu", "--split=valid"]
+    main([*predict, "--output=predictions.jsonl"])
+    capsys.readouterr()
+    main([*predict, "--output=-"])
+    assert capsys.readouterr().out == (here / "predictions.jsonl").read_text(encoding="utf-8")
+    posts = here / "shown.jsonl"
+    posts.write_text('{"text": "Anna sings"}\n', encoding="utf-8")
+    assert main(["show", str(posts), "--checkpoint", checkpoint, "--output", "-"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("<!")
+    assert "sings" in page
+    assert not (here / "-").exists()
+
+
 def test_one_writer_says_so(capsys):
     def locked():
         raise BlockingIOError("Another process is writing to out; wait for it, or name another folder")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import mner
+from mner.errors import MNERError
 
 
 def hardware() -> dict[str, str]:
@@ -42,11 +43,36 @@ def _memory() -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the machine's accelerator where there is one, else the processor; other names are torch's."""
+    """`auto` is the machine's accelerator where there is one, else the processor; other names are torch's.
+
+    Raises:
+        MNERError: If there is no such device here.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)  # whether it is there is only known once it is used
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise MNERError(
+                f"Expected a device of this machine, such as 'auto' or 'cpu', but got {name!r}: "
+                f"{(str(error).splitlines() or [type(error).__name__])[0]}"
+            ) from error
+        return device
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
+
+
+def slow_bfloat16(device: torch.device) -> bool:
+    """Whether a device has no instructions for bfloat16, so that it is emulated and slower than float32."""
+    if device.type != "cpu":
+        return False
+    # torch names the instructions of x86; of an Arm processor it says only whether its kernels take bfloat16 at all.
+    x86 = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        limited = "AVX2" in os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+        return limited or not any(check() for check in x86 if check is not None)
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and not supported()
 
 
 def versions() -> dict[str, str]:

@@ -56,7 +56,7 @@ def execute(job: Job, out: Path, split: Split, run: Command, keep_checkpoints: b
         job: The run.
         out: Folder of the benchmark.
         split: The split to predict.
-        run: Runs `mner fit`: takes its arguments and gives the LightningCLI, or an exit code.
+        run: Runs `mner fit`: takes its arguments and gives the LightningCLI, or raises.
         keep_checkpoints: Keep the best checkpoint.
 
     Returns:
@@ -82,14 +82,7 @@ def _run(job: Job, folder: Path, split: Split, run: Command) -> None:
     started = time.monotonic()
     last = folder / "checkpoints" / "last.ckpt"
     resumed = last.is_file()
-    try:
-        cli = run(arguments(job, folder, last if resumed else None))
-    except SystemExit as error:  # options that do not parse
-        if error.code == 2:
-            raise BenchmarkError(f"{job.config} or the overrides {list(job.overrides)} cannot be used") from error
-        raise
-    if cli == 2:  # an error of ours, which was printed
-        raise BenchmarkError(f"{job.name} could not be run")
+    cli = run(arguments(job, folder, last if resumed else None))
     if not cli.trainer.checkpoint_callback.best_model_path:
         raise BenchmarkError(f"{job.name} was never validated, so there is no best checkpoint to predict with")
     fitted = time.monotonic()

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-import mner
 from mner.cli.arguments import prepare, stored_arguments
 from mner.cli.dependency_notes import hush
+from mner.cli.errors import Stopped
+from mner.cli.training_parser import TrainingParser, without_pipes
 from mner.data.datamodules import huggingface, posts, sample, snapchat, twitter  # noqa: F401  # so that short names find them
 from mner.data.datamodules.base import MNERDataModule
-from mner.errors import CheckpointError, MNERError
+from mner.errors import CheckpointError
 from mner.fusion import FusionModule
+from mner.runtime import slow_bfloat16
 from mner.training.callbacks import BestByF1
 from mner.training.checkpoint import KEY, import_class, read_checkpoint
+from mner.training.old_names import renamed
 from mner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -91,10 +93,35 @@ class MNERCLI(LightningCLI):
             config["model"]["init_args"]["image_weights"] = None
 
     def after_instantiate_classes(self) -> None:
-        """Tokenise as the checkpoint's model was trained to."""
+        """Tokenise as the checkpoint's model was trained to, and say what makes a run slow."""
+        if str(self.trainer.precision).startswith("bf16") and slow_bfloat16(self.trainer.strategy.root_device):
+            log.warning(
+                "--trainer.precision %s: this processor has no instructions for bfloat16, so that it is slower than "
+                "32-true here, the default",
+                self.trainer.precision,
+            )
         described = {} if self.checkpoint is None else self.checkpoint[KEY].get("data", {})
         if described.get("tokenizer") and isinstance(self.datamodule, MNERDataModule):
             self.datamodule.use_tokenizer(described["tokenizer"])
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Ctrl-C, which Lightning turns into an exit and is then deaf to, ends the run with what it can go on with."""
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit as end:
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, handler)
+            raise Stopped(self._how_to_go_on() if subcommand == "fit" else "") from None
+
+    def _how_to_go_on(self) -> str:
+        last = Path(getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none")
+        if not last.is_file():
+            return "no epoch was finished, so there is no checkpoint to go on from"
+        config = last.parent.parent / "config.yaml"
+        given = f"--config {config}" if config.is_file() else "with the same options"
+        return f"mner fit {given} --ckpt_path {last} goes on"
 
     def after_fit(self) -> None:
         """Say what came out and where it is."""
@@ -129,7 +156,7 @@ class _ToStderr(logging.Handler):
 
 
 def run(args: list[str]) -> Any:
-    """Parse `args`, run the command, and turn our own errors into one line and exit code 2."""
+    """Parse `args` and run the command."""
     logger = logging.getLogger("mner")
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     logger.setLevel(logging.INFO if first else logging.ERROR)  # say it once, not once a process
@@ -137,44 +164,17 @@ def run(args: list[str]) -> Any:
         logger.addHandler(_ToStderr())
     with warnings.catch_warnings():
         hush(evaluation=args[0] != "fit")
-        try:
-            return MNERCLI(
-                FusionModule,
-                MNERDataModule,
-                trainer_class=Trainer,
-                trainer_defaults={"gradient_clip_val": 1.0, "max_epochs": 20},
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                save_config_callback=SaveConfigOfFit,
-                save_config_kwargs={"overwrite": True},
-                seed_everything_default=0,
-                args=prepare(args),
-            )
-        except Exception as error:
-            message = _for_the_user(error)
-            if message is None:
-                raise
-            print(f"mner {args[0]}: {message}", file=sys.stderr)
-            return 2
-
-
-def _for_the_user(error: BaseException) -> str | None:
-    """The message of an error that our own code raised about the input; None for any other error.
-
-    jsonargparse wraps what a constructor raises into a text about types; the error itself is then behind its own.
-    """
-    where = _raised_in(error)
-    if isinstance(error, MNERError) or (isinstance(error, (ValueError, FileNotFoundError)) and where == "mner"):
-        return str(error)
-    behind = error.__cause__ or error.__context__
-    return _for_the_user(behind) if where == "jsonargparse" and behind is not None else None
-
-
-def _raised_in(error: BaseException) -> str:
-    """The package whose code raised an error: `mner`, `jsonargparse` or neither."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return ""
-    file = Path(frames[-1].filename)
-    packages = {"mner": mner.__file__, "jsonargparse": jsonargparse.__file__}
-    return next((name for name, start in packages.items() if file.is_relative_to(Path(start).parent)), "")
+        return MNERCLI(
+            FusionModule,
+            MNERDataModule,
+            trainer_class=Trainer,
+            trainer_defaults={"gradient_clip_val": 1.0, "max_epochs": 20},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfigOfFit,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_class=TrainingParser,
+            parser_kwargs={"prog": "mner"},
+            args=prepare(without_pipes([renamed(word) for word in args])),
+        )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from mner.cli.errors import guarded
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "tag": ("mner.cli.tagging:tag", "find the entities of new posts"),
@@ -52,14 +55,22 @@ def main(args: Sequence[str] | None = None) -> Any:
         args: The arguments; None for those of the process.
     """
     given = list(sys.argv[1:] if args is None else args)
+    command = _command(given)
+    return guarded(command or " ".join(given[:1]), lambda: _call(given, command))
+
+
+def _command(given: list[str]) -> str:
+    """The command that the arguments begin with, or an empty text."""
+    return next((name for name in (*COMMANDS, *LIGHTNING) if given[: len(name.split())] == name.split()), "")
+
+
+def _call(given: list[str], command: str) -> Any:
     # The installed script does not look into the current folder, where a user's own fusion lives. Not "", which moves
     # with the process: jsonargparse goes into the folder of a --config while it reads it.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    for command, (target, _) in COMMANDS.items():
-        words = command.split()
-        if given[: len(words)] == words:
-            return _run(target, given[len(words) :], command)
+    if command in COMMANDS:
+        return _run(COMMANDS[command][0], given[len(command.split()) :], command)
     if not given or given[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -68,9 +79,11 @@ def main(args: Sequence[str] | None = None) -> Any:
 
         print(mner.__version__)
         return 0
-    if given[0] not in LIGHTNING:
-        print(f"mner: no command {' '.join(given[:2])!r}\n\n{usage()}", file=sys.stderr)
-        return 2
+    if not command:
+        from mner.cli.suggestions import UsageError, near
+
+        tried = " ".join(given[:2]) if any(name.startswith(f"{given[0]} ") for name in COMMANDS) else given[0]
+        raise UsageError(f"no command {tried!r}{near(tried, (*COMMANDS, *LIGHTNING))} (`mner --help` lists them)")
     from mner.cli.lightning import run
 
     return run(given)
@@ -87,16 +100,13 @@ def usage() -> str:
 def _run(target: str, arguments: list[str], command: str) -> Any:
     from jsonargparse import auto_cli
 
-    from mner.errors import MNERError
+    from mner.cli.suggestions import Suggesting
 
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     given = _joined(function, arguments)
-    try:
-        return auto_cli(function, args=given, prog=f"mner {command}", as_positional=command in POSITIONAL)
-    except MNERError as error:
-        print(f"mner {command}: {error}", file=sys.stderr)
-        return 2
+    options: dict[str, Any] = {"as_positional": command in POSITIONAL, "parser_class": Suggesting}
+    return auto_cli(function, args=given, prog=f"mner {command}", **options)
 
 
 def _joined(function: Callable[..., Any], arguments: list[str]) -> list[str]:
@@ -110,5 +120,8 @@ def _joined(function: Callable[..., Any], arguments: list[str]) -> list[str]:
 
 def script() -> None:
     """Entry point of the installed command."""
+    for stream in (sys.stdout, sys.stderr):  # where they are not UTF-8, nothing dies of a character
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     result = main()  # sys.argv stays as it is: Lightning starts its other processes with it
     sys.exit(result if isinstance(result, int) else 0)

@@ -35,7 +35,7 @@ def show(
     Args:
         input: File of JSON lines or a folder, as for `mner tag`.
         checkpoint: The checkpoint that `mner fit` wrote, or the folder or Hub name of a shared model.
-        output: The page.
+        output: The page, or `-` for the standard output.
         images: Folder with the images that the input names.
         context: Files of context texts, one for each source of the model, in order of training.
         captioner: Image-to-text model for posts without context.
@@ -72,7 +72,10 @@ def show(
         else:
             with source.open("rb") as stream:
                 parts = _drawn(tagger, islice(from_lines(stream, input, Images(images), texts), count), attention)
-    page = Rendering(parts).save(output, title=f"Entities of {source.name}")
+    title = f"Entities of {source.name}"
+    if str(output) == STANDARD:
+        print(Rendering(parts).page(title))
+    page = "the standard output" if str(output) == STANDARD else Rendering(parts).save(output, title=title)
     print(f"{len(parts)} posts drawn on {page}", file=sys.stderr)
     return 0
 

@@ -37,7 +37,7 @@ class ImageEncoder(nn.Module):
         image (b, 3, s, s) -> regions (b, r, f)
 
     Raises:
-        ValueError: If timm knows no such model, or it gives no grid.
+        ValueError: If timm knows no such model, or it gives no regions.
         CheckpointError: If not every weight was found.
 
     >>> encoder = ImageEncoder("test_resnet")
@@ -55,7 +55,10 @@ class ImageEncoder(nn.Module):
         self.size = int(self._config.get("input_size", (3, 224, 224))[-1])
         self._channels_last = str(getattr(self.backbone, "output_fmt", "")).endswith("NHWC")
         features, unused = self._trace(self.size)
-        self.width = int(self._regions(features).shape[-1])
+        _, regions, self.width = map(int, self._regions(features).shape)
+        if not regions:
+            raise ValueError(f"Expected a timm model with a feature map or patches, but {name!r} has class tokens only")
+        self._sizes = {self.size}
         if weights is not None and weights != "pretrained":
             self._load(weights, unused)
         for parameter, value in self.backbone.named_parameters():
@@ -68,7 +71,13 @@ class ImageEncoder(nn.Module):
         return super().train(mode and not self.frozen)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Regions (b, r, f) of images (b, 3, s, s)."""
+        """Regions (b, r, f) of images (b, 3, s, s).
+
+        Raises:
+            ValueError: If the model takes no images of that size.
+        """
+        if image.shape[-1] not in self._sizes:
+            self._try(image.shape[-1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self._regions(self.backbone.forward_features(image))
 
@@ -83,6 +92,17 @@ class ImageEncoder(nn.Module):
         if rows * rows != patches:
             raise ValueError(f"The {patches} patches of {self.name!r} at {size} pixels form no square grid")
         return rows, rows
+
+    def _try(self, size: int) -> None:
+        """Each kind of model has its own error for a size that it cannot take; some have a bare assertion."""
+        try:
+            self._trace(size)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{self.name!r} takes images of {self.size} x {self.size} pixels, but got {size} x {size} "
+                f"({error}); leave image_size out, or choose a convolutional model, such as resnet50"
+            ) from error
+        self._sizes.add(size)
 
     def _regions(self, features: Tensor) -> Tensor:
         if features.dim() == 3:  # (b, prefix + r, f); class, distillation and register tokens stand for no place

@@ -15,6 +15,7 @@ from mner.encoders.text import ADAPTERS
 from mner.errors import CheckpointError
 from mner.labels import entity_types
 from mner.runtime import run_seed
+from mner.training.old_names import renamed
 
 KEY = "mner"
 
@@ -162,6 +163,7 @@ def import_class(path: str, expected: type[Module]) -> type[Module]:
     Raises:
         CheckpointError: If it cannot be imported or is no subclass of `expected`.
     """
+    path = renamed(path)
     if _is_called(expected, path):
         return expected
     module_name, _, name = path.rpartition(".")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -16,6 +18,9 @@ from mner.runtime import run_seed, versions
 from mner.training.checkpoint import class_path
 from mner.training.module import TaggingModule
 from mner.training.score_report import check_against_seqeval, score_table
+
+STANDARD = "-"
+"""The standard output, in place of a file."""
 
 
 class Trainer(pl.Trainer):
@@ -83,7 +88,7 @@ class Trainer(pl.Trainer):
             model: The module.
             datamodule: The data.
             ckpt_path: Checkpoint to use, or `best`, `last`.
-            output: File to write.
+            output: File to write, or `-` for the standard output, which then gets nothing else.
             split: The split to predict.
             weights_only: As for `torch.load`; here so that the config that `fit` saved is understood.
 
@@ -94,7 +99,8 @@ class Trainer(pl.Trainer):
             raise ValueError("Expected a model and a data module, but got none")
         datamodule.predict_split = split
         writer = _Writer(output, split)
-        with self._also(writer):
+        aside = redirect_stdout(sys.stderr) if output == STANDARD else nullcontext()
+        with self._also(writer), aside:
             super().predict(
                 model,
                 datamodule=datamodule,
@@ -144,6 +150,7 @@ class _Writer(pl.Callback):
 
     def __init__(self, output: str, split: str) -> None:
         self.output = output
+        self.standard = sys.stdout  # as it is before what Lightning prints is led aside
         self.split = split
         self.posts: list[Prediction] = []
         self.written: list[Prediction] | None = None
@@ -158,7 +165,14 @@ class _Writer(pl.Callback):
         order = {post.id: place for place, post in enumerate(data.datasets[self.split].examples)}
         self.written = sorted(_gather(self.posts), key=lambda post: order[post.id])
         if trainer.is_global_zero:
-            write_predictions(self.output, header(pl_module, data, self.split, trainer.ckpt_path), self.written)
+            head = header(pl_module, data, self.split, trainer.ckpt_path)
+            if self.output == STANDARD:
+                with TemporaryDirectory() as folder:
+                    file = Path(folder) / "predictions.jsonl"
+                    write_predictions(file, head, self.written)
+                    self.standard.write(file.read_text(encoding="utf-8"))
+            else:
+                write_predictions(self.output, head, self.written)
             print(f"\n{len(self.written)} posts of {self.split} written to {self.output}")
 
 

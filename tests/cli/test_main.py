@@ -17,6 +17,7 @@ import yaml
 from mner.cli import main
 from mner.data.formats.predictions import read_predictions
 from mner.labels import bio_labels
+from mner.runtime import slow_bfloat16
 from tests.tiny_sets import copy_of, save_small_bert, write_regions, write_twitter
 
 README = Path(__file__).parents[2] / "README.md"
@@ -166,6 +167,33 @@ def test_half_precision(here, precision):
     assert cli.trainer.callback_metrics["train/loss"].isfinite()
 
 
+def test_half_precision_that_is_slower_is_told(here, monkeypatch, caplog):
+    args = ["fit", *TEXT, *DATA, *QUIET, "--trainer.fast_dev_run=true", "--trainer.precision=bf16-mixed"]
+    for slow in (True, False):
+        caplog.clear()
+        monkeypatch.setattr("mner.cli.lightning.slow_bfloat16", lambda device, slow=slow: slow)
+        main(args)
+        assert ("no instructions for bfloat16" in caplog.text) is slow
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert slow_bfloat16(torch.device("cpu"))
+    assert not slow_bfloat16(torch.device("meta"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["cp932", "gbk", "cp437", "ascii"])
+def test_standard_output_of_other_encodings(here, tmp_path, encoding):
+    """Training with its progress bar, and posts with letters that the encoding lacks."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    args = ["fit", *TEXT, *DATA, "--trainer.accelerator=cpu", "--trainer.max_epochs=1"]
+    for command in ([*args, f"--trainer.default_root_dir={tmp_path}"], ["data", "stats", "data"]):
+        run = [sys.executable, "-m", "mner", *command]
+        done = subprocess.run(run, capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr.decode(encoding, "replace")
+
+
 def test_stored_features_take_the_place_of_the_image_encoder(here, tmp_path):
     """What the configs with an image encoder say of `mner features`."""
     store = ["--encoder=test_resnet", "--weights=random", "--num_workers=0", f"--out={tmp_path / 'grid'}"]
@@ -286,7 +314,7 @@ def test_the_script_sees_the_current_folder(here):
     model = ["--model=my_fusion.GatedFusion", "--model.text_encoder=bert", *IMAGES, SMALL]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "mner", "fit", *model, *DATA, *QUIET, "--trainer.fast_dev_run=true"],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = done.stderr + done.stdout
@@ -303,7 +331,7 @@ def test_the_script_sees_the_current_folder(here):
     assert [word for word in noise if word in said] == []
     wrong = subprocess.run(
         [sys.executable, "-m", "mner", "fit", *TEXT, "--data=Twitter2017DataModule", "--data.root=nowhere"],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert wrong.returncode == 2
     assert wrong.stderr.splitlines()[-1].startswith("mner fit: Expected a folder with posts, but there is none at ")

@@ -239,3 +239,17 @@ def test_pretrained_without_network_says_what_to_do(monkeypatch):
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(CheckpointError, match="give `weights` a local file"):
         ImageEncoder("test_resnet", weights="pretrained")
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_vit"])
+def test_a_size_that_the_model_cannot_take_is_named(name):
+    encoder = ImageEncoder(name)
+    own = f"{encoder.size} x {encoder.size}"
+    with pytest.raises(ValueError, match=f"'{name}' takes images of {own} pixels, but got 63 x 63"):
+        encoder(torch.zeros(1, 3, 63, 63))
+    assert encoder(torch.zeros(1, 3, encoder.size, encoder.size)).shape[-1] == encoder.width
+
+
+def test_a_model_without_regions_is_refused():
+    with pytest.raises(ValueError, match="'pit_ti_224' has class tokens only"):
+        ImageEncoder("pit_ti_224")

@@ -33,7 +33,7 @@ def start(script, *arguments):
 
 def run(script, *arguments):
     process = start(script, *arguments)
-    _, told = process.communicate(timeout=300)
+    _, told = process.communicate()
     assert process.returncode == 0, told
     return told
 
@@ -97,7 +97,7 @@ def test_a_killed_worker_loses_nothing(tmp_path, corpus, posts_folder, bert_fold
     os.kill(victim, signal.SIGKILL)
     left = POSTS // PART - len(list(output.glob("*.jsonl")))
     assert left > 0, "the worker was killed too late to be missed"
-    _, told = process.communicate(timeout=300)
+    _, told = process.communicate()
     assert process.returncode == 0, told
     parts = sorted(output.glob("*"))
     assert [part.name for part in parts] == [f"part-{number:06d}.jsonl" for number in range(POSTS // PART)] + [
@@ -122,7 +122,7 @@ def test_a_killed_worker_loses_nothing(tmp_path, corpus, posts_folder, bert_fold
     assert [part for part in parts if before[part] != after[part]] == [parts[3]]
     other = [*arguments[:-4], "--batch-size", 4, "--posts", PART + 1]
     process = start(*other)
-    _, told = process.communicate(timeout=300)
+    _, told = process.communicate()
     assert process.returncode != 0
     assert "the plan of another job (other posts)" in told
 

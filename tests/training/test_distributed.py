@@ -32,7 +32,7 @@ def start(folder: Path, *args: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment = {key: value for key, value in environment.items() if not key.startswith(("PL_", "LOCAL_", "NODE_"))}
     return subprocess.run(
-        [sys.executable, "-m", *args], cwd=folder, env=environment, capture_output=True, text=True, timeout=500,
+        [sys.executable, "-m", *args], cwd=folder, env=environment, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
 

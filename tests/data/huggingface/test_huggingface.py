@@ -398,5 +398,5 @@ def test_trains_and_predicts_from_the_command_line(folder, bert_folder, tmp_path
     assert [post.has_image for post in found.posts] == [True, True, False, False, True, True]
     assert main(["test", f"--ckpt_path={checkpoint}"]) == 2
     assert "--data DatasetsDataModule --data.path FOLDER" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["fit", "--data=DatasetsDataModule", "--data.root=x", "--model=TextOnly"])
+    assert main(["fit", "--data=DatasetsDataModule", "--data.root=x", "--model=TextOnly"]) == 2
+    assert "there is no option 'root'" in capsys.readouterr().err

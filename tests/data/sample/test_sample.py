@@ -15,7 +15,6 @@ import mner.data.sample.texts as sample
 from mner.data.examples import Example
 from mner.data.formats.conll import read_conll
 from mner.data.formats.context import read_context
-from mner.data.sample import texts as sample
 from mner.data.sample.canvas import Scene
 from mner.data.sample.scenes import SIZE, draw_objects, draw_scene
 from mner.data.sample.texts import AMBIGUOUS, SPLITS, TYPES, text_ceiling, write_sample

@@ -1,0 +1,71 @@
+"""The parser of Lightning's commands: model and data first in its help, and configs of version 0 understood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+from pytorch_lightning.cli import LightningArgumentParser
+
+from mner.cli.suggestions import Suggesting
+from mner.training.old_names import renamed
+
+_MODE = "yaml_of_any_version"
+_GROUPS = {
+    "model": "the model (--model.help TextOnly lists the options of a strategy)",
+    "data": "the data (--data.help Twitter2017DataModule lists the options of a data module)",
+    "checkpoint": "which checkpoints are kept",
+    "optimizer": "another optimiser than the model's own",
+    "lr_scheduler": "another schedule than the model's own",
+    "trainer": "Lightning's Trainer",
+}
+"""Part of a config -> title of its options in the help."""
+_LATE = ("checkpoint", "optimizer", "lr_scheduler", "trainer")
+
+
+def load(text: str) -> Any:
+    """YAML of a config, or of a part, with old names replaced."""
+    return get_loader("yaml")(renamed(text))
+
+
+class TrainingParser(Suggesting, LightningArgumentParser):
+    """Parser of `mner fit|validate|test|predict`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        set_loader(_MODE, load, exceptions=(yaml.YAMLError,))
+        kwargs.setdefault("parser_mode", _MODE)
+        super().__init__(*args, **kwargs)
+
+    def format_help(self, formatter: Any = None) -> str:
+        """The help: the command's own options, model, data, and what is seldom needed last."""
+        program = self.prog.replace(" [options]", "")
+        self.usage = f"{program} (--config FILE | --model CLASS --data CLASS) [options]"
+        groups: list[Any] = self._action_groups  # type: ignore[assignment]  # argparse says it is a sequence
+        for group in groups:
+            own = str(group.title).rstrip(".") == str(self.description).rstrip(".")
+            group.title = _GROUPS.get(_part(group), f"of {program} alone" if own else group.title)
+        groups.sort(key=lambda group: _LATE.index(part) + 1 if (part := _part(group)) in _LATE else 0)
+        return super().format_help() if formatter is None else super().format_help(formatter)
+
+
+def _part(group: Any) -> str:
+    """The part of the config that a group's options belong to, or an empty text."""
+    places = [action.dest.partition(".")[0] for action in group._group_actions]
+    linked = group.title == "Linked arguments"
+    return places[0] if places and places[0] in _GROUPS and not linked else ""
+
+
+def without_pipes(args: Sequence[str]) -> list[str]:
+    """`args` in which a config that can be read once only, as from `--config <(...)`, is given by its content."""
+    given = list(args)
+    for place, word in enumerate(given):
+        name, equals, value = word.partition("=")
+        if name not in ("-c", "--config") or (not equals and place + 1 == len(given)):
+            continue
+        path = Path(value if equals else given[place + 1])
+        if path.exists() and not path.is_file() and not path.is_dir():
+            given[place + (not equals)] = ("--config=" if equals else "") + path.read_text(encoding="utf-8")
+    return given

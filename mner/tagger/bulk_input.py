@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mner.data.examples import Example
 from mner.data.formats.context import Texts, find_text
-from mner.data.formats.images import SUFFIXES, ImageFolder, image_key
+from mner.data.formats.images import SUFFIXES, ImageFolder
 from mner.data.formats.lines import json_object, json_type, string_list, text_field
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.tagger.post import Post
@@ -27,12 +27,13 @@ class Given:
     """One post as it was given, or why it cannot be one.
 
     Attributes:
-        id: Its id; its number where it has none; None where it could not be read.
+        id: Its id; None where it has none or could not be read. None is made up, which might be that of a later post.
         number: Its place in the input, counted from 1.
         key: What it is known by when the run is resumed.
         post: The post, or None.
         error: Why there is none; empty otherwise.
         image_problem: Why an image that the input names is not used; empty otherwise.
+        own: Fields of the input that are not for mner, which stay in the output.
     """
 
     id: str | None
@@ -41,6 +42,7 @@ class Given:
     post: Post | None = None
     error: str = ""
     image_problem: str = ""
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Images:
@@ -137,8 +139,10 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
 def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequence[Texts]) -> Given:
     digest = f"digest {hashlib.sha256(raw).hexdigest()[:16]}"
     id_: str | None = None
+    own: dict[str, Any] = {}
     try:
         record = json_object(name, number, _text(raw.removeprefix(b"\xef\xbb\xbf"), name, number))
+        own = {key: value for key, value in record.items() if key not in _READ}
         id_ = _id(name, number, record)
         image_name = _optional(name, number, record, "image") or _optional(name, number, record, "image_id")
         path, problem = (None, "") if image_name is None else images.find(image_name)
@@ -161,8 +165,13 @@ def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequenc
         else:
             post = Post(words=string_list(name, number, record, "tokens"), image=path, context=context)
     except (ValueError, TypeError) as error:
-        return Given(id_, number, digest, error=_said(error))
-    return _with_context(Given(id_, number, f"id {id_}", post, "", problem), image_name, sources)
+        return Given(id_, number, digest, error=_said(error), own=own)
+    key = f"line {number}" if id_ is None else f"id {id_}"
+    return _with_context(Given(id_, number, key, post, "", problem, own), image_name, sources)
+
+
+_READ = ("id", "text", "tokens", "context")
+"""Fields that the output has in a form of its own."""
 
 
 def _from_file(path: Path, number: int, images: Images, sources: Sequence[Texts]) -> Given:
@@ -185,12 +194,14 @@ def _from_file(path: Path, number: int, images: Images, sources: Sequence[Texts]
 
 def _with_context(given: Given, image_id: str | None, sources: Sequence[Texts]) -> Given:
     post = given.post
-    if not sources or post is None or post.context is not None or given.id is None:
+    if not sources or post is None or post.context is not None:
         return given
-    example = Example(given.id, None if image_id is None else image_key(image_id), ("",))
-    texts = [find_text(source, example) for source in sources]
-    found = Post(post.text, post.words, post.image, texts if any(texts) else None)
-    return Given(given.id, given.number, given.key, found, "", given.image_problem)
+    example = Example("" if given.id is None else given.id, image_id, ("",))
+    try:
+        texts = [find_text(source, example) for source in sources]
+    except ValueError as error:  # several texts for one id
+        return replace(given, post=None, error=_said(error))
+    return replace(given, post=Post(post.text, post.words, post.image, texts if any(texts) else None))
 
 
 def _text(raw: bytes, name: object, number: int | None) -> str:
@@ -201,10 +212,10 @@ def _text(raw: bytes, name: object, number: int | None) -> str:
         raise DataFormatError(name, number, found, "text in UTF-8") from None
 
 
-def _id(name: str, number: int, record: dict[str, Any]) -> str:
+def _id(name: str, number: int, record: dict[str, Any]) -> str | None:
     value = record.get("id")
     if value is None:
-        return str(number)
+        return None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return text_field(name, number, record, "id")

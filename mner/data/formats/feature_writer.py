@@ -43,7 +43,7 @@ class FeatureWriter:
 
     Raises:
         DataFormatError: If the folder holds features of another kind, encoder, weights, transform, ...
-        BlockingIOError: If another process is writing there.
+        BusyError: If another process is writing there.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class FeatureWriter:
         }
         self._labels = {name: number for number, name in enumerate(classes)}
         self._make_folder()
-        self._lock = lock(self.path)
+        self._lock = lock(self.path / "lock", self.path)
         try:
             self._check_old_meta()
             self._counts, self.broken = read_index(self.path / "index.tsv", repair=True), read_broken(self.path)
             self._cut()
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
         write_json(self.path / "meta.json", self.meta)
         self._files = {name: (self.path / column.file).open("ab") for name, column in columns_of(self.meta).items()}
@@ -160,8 +160,9 @@ class FeatureWriter:
 
     def close(self) -> None:
         """Close the files; without `finish` the store stays incomplete and can be gone on with."""
-        for file in (*self._files.values(), self._index, self._lock):
+        for file in (*self._files.values(), self._index):
             file.close()
+        self._lock.release()
 
     def _label(self, name: str) -> int:
         if name not in self._labels:

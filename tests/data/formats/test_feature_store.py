@@ -203,8 +203,8 @@ def test_killed_writers_lose_nothing(tmp_path):
     check_all(store)
 
 
-def test_two_writers_are_refused(tmp_path):
-    pytest.importorskip("fcntl", reason="no file locks on this system")
+def test_two_writers_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("mner.files.WAIT", 0.2)
     with FeatureWriter(tmp_path, **OPTIONS), pytest.raises(BlockingIOError, match="Another process is writing"):
         FeatureWriter(tmp_path, **OPTIONS)
     FeatureWriter(tmp_path, **OPTIONS).close()

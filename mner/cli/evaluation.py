@@ -12,6 +12,7 @@ from mner.analysis.report import build_sections, write_report
 from mner.analysis.systems import ArgumentError, load_systems
 from mner.data.examples import Split
 from mner.data.formats.posts import read_posts
+from mner.files import output_folder
 from mner.labels import Mode
 
 
@@ -56,12 +57,12 @@ def compare_command(
     print(f"{text(found.scores)}\n\n{text(narrow)}\n")
     print("\n".join(notes))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        found.scores.to_csv(out / "scores.csv")
-        found.tests.to_csv(out / "tests.csv")
-        page = [markdown(found.scores), markdown(found.tests), *notes]
-        (out / "comparison.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-        plot_comparison(found.scores, found.tests).savefig(out / "comparison.png", dpi=200)
+        with output_folder(out) as place:
+            found.scores.to_csv(place / "scores.csv")
+            found.tests.to_csv(place / "tests.csv")
+            page = [markdown(found.scores), markdown(found.tests), *notes]
+            (place / "comparison.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+            plot_comparison(found.scores, found.tests).savefig(place / "comparison.png", dpi=200)
         print(f"Written to {out}")
     return 0
 

@@ -156,12 +156,14 @@ def tag(
             if output != STANDARD and place.suffix.lower() == ".txt" and place.resolve().parent == source.resolve():
                 raise MNERError(f"Expected an output outside of {source}, where {output} would be a post; name another")
             total: int | None = len(text_files(source))
-            given = from_folder(source, Images(images or source), sources)
+            found = Images(images or source)
+            given = from_folder(source, found, sources)
         else:
             stream = sys.stdin.buffer if input == STANDARD else stack.enter_context(source.open("rb"))
             # Of what is no file, such as a pipe, counting would take all.
             total = _count(source) if is_file else None
-            given = from_lines(stream, "<stdin>" if input == STANDARD else input, Images(images), sources)
+            found = Images(images)
+            given = from_lines(stream, "<stdin>" if input == STANDARD else input, found, sources)
         files = _given_files(checkpoint, context, images, image_weights)
         facts = {
             "input": _identity(source, is_file) if input != STANDARD else STANDARD,
@@ -189,7 +191,7 @@ def tag(
         except KeyboardInterrupt:
             print("stopped; run it again with the same output file to go on", file=sys.stderr)
             return 130
-    print(sink.report(), file=sys.stderr)
+    print("\n".join(filter(None, [sink.report(), found.report()])), file=sys.stderr)
     return 0
 
 

@@ -56,6 +56,10 @@ class Images:
         self._folder = None if folder is None else ImageFolder(folder)
         self._inside = None if folder is None else folder.resolve()
 
+    def report(self) -> str:
+        """A line on images that were found loosely; "" where none was."""
+        return "" if self._folder is None else self._folder.names.report()
+
     def find(self, name: str) -> tuple[Path | None, str]:
         """The file, or None and why there is none."""
         if self._folder is None or self._inside is None:
@@ -63,14 +67,14 @@ class Images:
         if name.startswith(("http://", "https://")):
             return None, "a URL; nothing is downloaded"
         try:
-            path = (self._inside / name).resolve()
-            if not path.is_relative_to(self._inside):
+            if not (self._inside / name).resolve().is_relative_to(self._inside):
                 return None, "outside of the folder of images"
-            if not path.is_file():
-                known = self._folder.find(name)  # with another suffix, or without
-                if known is None:
-                    return None, "missing"
-                path = known.resolve()
+            known = self._folder.find(name)
+            if known is None:
+                return None, "missing"
+            path = known.resolve()
+        except DataFormatError as error:
+            return None, f"it may be {error.found}"
         except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
             return None, "no name of a file"
         inside = path.is_relative_to(self._inside)  # and not a link to the outside

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 import mner
 from mner.data.formats.feature_format import DTYPES, VERSION, columns_of, read_broken, read_index, read_meta
-from mner.data.formats.images import Reason, image_key
+from mner.data.formats.image_names import image_key, unusable
+from mner.data.formats.images import Reason
 from mner.errors import DataFormatError
 from mner.files import flush, lock, replace, write_json
 
-_CHANGES = ("mner_features", "mner", "complete", "images", "regions")  # what may differ when writing goes on
+# What may differ when writing goes on.
+_CHANGES = ("mner_features", "mner", "complete", "images", "regions", "suffixes")
 
 
 class FeatureWriter:
@@ -74,6 +76,7 @@ class FeatureWriter:
             "transform": dict(transform or {}),
             "dtype": dtype,
             "classes": list(classes),
+            "suffixes": True,  # images are known by the names of their files; older stores drop the suffixes
             "mner": mner.__version__,
             "complete": False,
         }
@@ -103,7 +106,7 @@ class FeatureWriter:
         return len(self._counts)
 
     def __contains__(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and image_key(image_id) in self._counts
+        return isinstance(image_id, str) and self._key(image_id) in self._counts
 
     def append(
         self,
@@ -125,13 +128,13 @@ class FeatureWriter:
         Raises:
             ValueError: If shapes or counts do not fit, an id is there already, or a number is not finite in `dtype`.
         """
-        keys = [image_key(image_id) for image_id in image_ids]
+        keys = [self._key(image_id) for image_id in image_ids]
         again = [key for position, key in enumerate(keys) if key in self._counts or key in keys[:position]]
         if again:
             raise ValueError(f"Expected images that the store does not have, but got {again}")
-        unusable = [key for key in keys if not key or "\n" in key or "\t" in key]
-        if unusable:
-            raise ValueError(f"Expected image ids without tabs and line breaks, but got {unusable}")
+        refused = [key for key in keys if unusable(key)]
+        if refused:
+            raise ValueError(f"Expected image ids in UTF-8, without tabs and line breaks, but got {refused}")
         given: dict[str, Sequence[Any] | None] = {"features": features}
         if self.meta["kind"] == "regions":
             labels = None if names is None else [[self._label(name) for name in some] for some in names]
@@ -151,7 +154,7 @@ class FeatureWriter:
         Args:
             broken: Images that could not be read, by image key, with the reason.
         """
-        self.broken.update(broken or {})
+        self.broken.update({self._key(name): reason for name, reason in (broken or {}).items()})
         self.broken = {key: reason for key, reason in self.broken.items() if key not in self._counts}
         write_json(self.path / "broken.json", self.broken)
         counted = {"images": len(self._counts), "regions": sum(self._counts.values())}
@@ -163,6 +166,9 @@ class FeatureWriter:
         for file in (*self._files.values(), self._index):
             file.close()
         self._lock.release()
+
+    def _key(self, image_id: str) -> str:
+        return image_id if self.meta["suffixes"] else image_key(image_id)
 
     def _label(self, name: str) -> int:
         if name not in self._labels:
@@ -208,6 +214,7 @@ class FeatureWriter:
         if not (self.path / "meta.json").exists():
             return
         old = read_meta(self.path)
+        self.meta["suffixes"] = bool(old.get("suffixes"))  # an older store goes on as it was begun
         # Through JSON and back, so that tuples compare equal to lists.
         new = json.loads(json.dumps(self.meta))
         differing = [key for key in new if key not in _CHANGES and old.get(key) != new[key]]

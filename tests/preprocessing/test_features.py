@@ -141,8 +141,8 @@ def test_a_second_folder_is_added(images, tmp_path):
     picture(9).save(more / "9.png")
     features(images, tmp_path / "store", **REGIONS)
     store = features(more, tmp_path / "store", **REGIONS)
-    assert sorted(store) == list("012349")
-    assert store.broken == {"broken": "not an image"}
+    assert sorted(store) == ["0.jpg", "1.png", "2.jpg", "3.png", "4.jpg", "9.png"]
+    assert store.broken == {"broken.jpg": "not an image"}
 
 
 def test_other_weights_are_not_mixed_in(images, tmp_path):

@@ -41,3 +41,7 @@ class MissingDependencyError(MNERError, ImportError):
 
 class CheckpointError(MNERError, RuntimeError):
     """A checkpoint or model folder cannot be used; the message says what it lacks."""
+
+
+class BusyError(MNERError, BlockingIOError):
+    """Another process is writing to the same output."""

@@ -15,9 +15,9 @@ ROOT = Path(mner.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 # From what all rooms speak to what speaks to all; a room imports from itself and from those before it.
 ORDER = (
-    *("errors", "labels", "batch", "metrics", "files", "runtime", "html", "nn", "data", "encoders", "training"),
-    *("fusion", "preprocessing", "tagger", "analysis", "probing", "curation", "serving", "benchmark", "testing"),
-    *("cli", "__main__"),
+    *("errors", "labels", "batch", "metrics", "files", "growing_file", "runtime", "html", "nn", "data", "encoders"),
+    *("training", "fusion", "preprocessing", "tagger", "analysis", "probing", "curation", "serving", "benchmark"),
+    *("testing", "cli", "__main__"),
 )
 HEAVY = ("detectron2", "matplotlib", "timm", "pandas", "transformers", "pytorch_lightning", "scipy", "torch", "seqeval")
 

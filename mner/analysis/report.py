@@ -15,6 +15,7 @@ from mner.analysis.presentation import COLOURS, html
 from mner.analysis.report_sections import Part, Section, Systems
 from mner.data.examples import Example
 from mner.data.formats.predictions import Prediction
+from mner.files import output_folder
 from mner.labels import Mode, spans
 
 if TYPE_CHECKING:
@@ -101,17 +102,16 @@ def write_report(found: Sequence[Section], out: Path, title: str) -> Path:
     Returns:
         The page.
     """
-    for part in (part for section in found for part in section.parts):
-        if part.table is not None:
-            (out / "tables").mkdir(parents=True, exist_ok=True)
-            part.table.to_csv(out / "tables" / f"{part.name}.csv")
-        if part.figure is not None:
-            (out / "figures").mkdir(parents=True, exist_ok=True)
-            part.figure.savefig(out / "figures" / f"{part.name}.png", dpi=200)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "index.html"
-    path.write_text(page(found, title), encoding="utf-8")
-    return path
+    with output_folder(out) as place:
+        (place / "tables").mkdir()
+        (place / "figures").mkdir()
+        for part in (part for section in found for part in section.parts):
+            if part.table is not None:
+                part.table.to_csv(place / "tables" / f"{part.name}.csv")
+            if part.figure is not None:
+                part.figure.savefig(place / "figures" / f"{part.name}.png", dpi=200)
+        (place / "index.html").write_text(page(found, title), encoding="utf-8")
+    return out / "index.html"
 
 
 def _section(number: int, section: Section) -> str:

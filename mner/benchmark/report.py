@@ -20,6 +20,7 @@ from mner.benchmark.results import (
     runs_table,
     summary_table,
 )
+from mner.files import output_folder
 from mner.labels import Mode
 
 if TYPE_CHECKING:
@@ -52,6 +53,21 @@ def write_results(
     Returns:
         The page.
     """
+    with output_folder(out) as draft:
+        _write(jobs, runs, draft, baseline, split, mode, resamples, paper)
+    return out / "results.md"
+
+
+def _write(
+    jobs: Sequence[Job],
+    runs: Sequence[Finished],
+    out: Path,
+    baseline: str,
+    split: str,
+    mode: Mode,
+    resamples: int,
+    paper: bool,
+) -> None:
     import pandas as pd
 
     table, summary = runs_table(runs), summary_table(runs, mode)
@@ -90,9 +106,7 @@ def write_results(
     if paper:
         parts += _paper(summary)
     parts += _machines(runs)
-    page = out / "results.md"
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return page
+    (out / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def plot_runs(table: DataFrame) -> Figure:

@@ -17,6 +17,7 @@ from typing import Any
 
 from mner.benchmark.plan import BenchmarkError, Job
 from mner.data.examples import Split
+from mner.files import lock, write_json
 from mner.runtime import hardware, versions
 
 RECORD = "run.json"
@@ -44,6 +45,9 @@ def recorded(job: Job, out: Path) -> dict[str, Any] | None:
                 )
             if name == RECORD:
                 return found
+            return None
+    if folder.is_dir() and any(not entry.name.endswith(".new") for entry in folder.iterdir()):
+        raise BenchmarkError(f"{folder} holds files that no benchmark wrote. Choose another --out, or move them away")
     return None
 
 
@@ -64,7 +68,7 @@ def execute(job: Job, out: Path, split: Split, run: Command, keep_checkpoints: b
     """
     folder = out / "runs" / job.name
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "begun.json", {"digest": job.digest})
+    write_json(folder / "begun.json", {"digest": job.digest})
     with _printing_to(folder / "log.txt"):
         try:
             _run(job, folder, split, run)
@@ -107,7 +111,7 @@ def _run(job: Job, folder: Path, split: Split, run: Command) -> None:
         "versions": versions(),
         "hardware": hardware(),
     }
-    _write(folder / RECORD, record)
+    write_json(folder / RECORD, record)
 
 
 def arguments(job: Job, folder: Path, resume: Path | None) -> list[str]:
@@ -134,22 +138,17 @@ def exclusive(out: Path) -> Iterator[None]:
     """Let no second process work in the same folder; a killed process leaves nothing behind that blocks.
 
     Raises:
-        BenchmarkError: If another process is at work there.
+        BusyError: If another process is at work there.
+        BenchmarkError: If there is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise BenchmarkError(f"Expected a folder as --out, but {out} is a file")
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows: no such lock
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BenchmarkError(
-                f"Another benchmark is at work in {out}; wait for it, or choose another --out"
-            ) from error
+    held = lock(out / ".lock", f"{out} (a benchmark)")
+    try:
         yield
+    finally:
+        held.release()
 
 
 @contextmanager
@@ -171,13 +170,6 @@ def _printing_to(path: Path) -> Iterator[None]:
                 stream.flush()
                 os.dup2(copy, descriptor)
                 os.close(copy)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _free_memory() -> None:

@@ -12,6 +12,7 @@ from mner.analysis.report import build_sections, write_report
 from mner.analysis.systems import ArgumentError, load_systems
 from mner.data.examples import Split
 from mner.data.formats.posts import read_posts
+from mner.files import output_folder
 from mner.labels import Mode
 
 
@@ -49,13 +50,13 @@ def compare_command(
     tables = found.tables()
     print(text(found.scores), *(f"{sentence}\n{text(frame)}" for _, sentence, frame in tables), *notes, sep="\n\n")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ("scores", "tests", "post_means"):
-            getattr(found, name).to_csv(out / f"{name}.csv")
-        parts = [f"{sentence}\n\n{markdown(frame)}" for _, sentence, frame in tables]
-        page = [markdown(found.scores), *parts, *notes]
-        (out / "comparison.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
-        plot_comparison(found.scores, found.tests).savefig(out / "comparison.png", dpi=200)
+        with output_folder(out) as place:
+            for name in ("scores", "tests", "post_means"):
+                getattr(found, name).to_csv(place / f"{name}.csv")
+            parts = [f"{sentence}\n\n{markdown(frame)}" for _, sentence, frame in tables]
+            page = [markdown(found.scores), *parts, *notes]
+            (place / "comparison.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+            plot_comparison(found.scores, found.tests).savefig(place / "comparison.png", dpi=200)
         print(f"Written to {out}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import warnings
@@ -12,10 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mner.errors import DataNotFoundError, MNERError
+from mner.files import HTML_MARK, STANDARD, digest, refuse_foreign
 from mner.html import escaped
-
-STANDARD = "-"
-"""Standard input or output, in place of a file."""
 
 
 def show(
@@ -35,7 +34,7 @@ def show(
     Args:
         input: File of JSON lines or a folder, as for `mner tag`.
         checkpoint: The checkpoint that `mner fit` wrote, or the folder or Hub name of a shared model.
-        output: The page, or `-` for the standard output.
+        output: The page, a new one or one that mner drew; `-` is the standard output.
         images: Folder with the images that the input names.
         context: Files of context texts, one for each source of the model, in order of training.
         captioner: Image-to-text model for posts without context.
@@ -60,6 +59,7 @@ def show(
     if checkpoint is None or not source.exists():
         missing = "--checkpoint" if checkpoint is None else f"a file or folder at {input}"
         raise DataNotFoundError(f"Expected {missing}, but got none")
+    refuse_foreign(output, HTML_MARK, [source, *_given_files(checkpoint, context, images, image_weights)])
     options: dict[str, Any] = {"captioner": captioner, "image_weights": image_weights, "device": device}
     tagger = Tagger.load(checkpoint, **options)
     texts = sources_of(context or ())
@@ -83,7 +83,7 @@ def show(
 def _drawn(tagger: Any, given: Iterable[Any], attention: bool) -> list[str]:
     parts = []
     for one in given:
-        head = f"<div class='beside'>{escaped(str(one.id))}"
+        head = f"<div class='beside'>{escaped(f'post {one.number}' if one.id is None else one.id)}"
         if one.post is None:
             parts.append(f"<div class='mner'>{head}: {escaped(one.error)}</div></div>")
             continue
@@ -109,8 +109,10 @@ def tag(
     """Tag posts.
 
     The input is JSON lines, `{"id"?, "text" or "tokens", "image"?, "context"?}`, or a folder with a .txt file for each
-    post and its image beside it under the same name. Run again with the same output file, it goes on where it stopped.
-    A post that cannot be read or tagged is written out with its reason, and so is an image that could not be used.
+    post and its image beside it under the same name. Run again with the same output file, it goes on where it stopped;
+    OUTPUT.mner.json says with which input, model and options, and with others it is refused. Other fields of a post
+    stay as they are; a post without id gets none, but `number`, its line. A post that cannot be read or tagged is
+    written out with its reason, and so is an image that could not be used.
 
     Args:
         input: File of JSON lines, a folder, or `-` for lines from the standard input.
@@ -157,13 +159,26 @@ def tag(
             if output != STANDARD and place.suffix.lower() == ".txt" and place.resolve().parent == source.resolve():
                 raise MNERError(f"Expected an output outside of {source}, where {output} would be a post; name another")
             total: int | None = len(text_files(source))
-            given = from_folder(source, Images(images or source), sources)
+            found = Images(images or source)
+            given = from_folder(source, found, sources)
         else:
             stream = sys.stdin.buffer if input == STANDARD else stack.enter_context(source.open("rb"))
             # Of what is no file, such as a pipe, counting would take all.
             total = _count(source) if is_file else None
-            given = from_lines(stream, "<stdin>" if input == STANDARD else input, Images(images), sources)
-        sink = stack.enter_context(Sink(output, chosen))
+            found = Images(images)
+            given = from_lines(stream, "<stdin>" if input == STANDARD else input, found, sources)
+        files = _given_files(checkpoint, context, images, image_weights)
+        facts = {
+            "input": _identity(source, is_file) if input != STANDARD else STANDARD,
+            "model": digest(checkpoint),
+            "context": [digest(file) for file in context or ()],
+            "images": None if images is None else str(images.resolve()),
+            "captioner": captioner,
+            "image_weights": None if image_weights is None else digest(image_weights),
+            "words": words,
+        }
+        read = files if input == STANDARD else [source, *files]
+        sink = stack.enter_context(Sink(output, chosen, facts, read))
         tagger = Tagger.load(checkpoint, words=None if words == "auto" else words, device=device, **options)
         columns = TextColumn("tagging"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         progress = stack.enter_context(Progress(*columns, console=Console(file=sys.stderr)))
@@ -179,8 +194,21 @@ def tag(
         except KeyboardInterrupt:
             print("stopped; run it again with the same output file to go on", file=sys.stderr)
             return 130
-    print(sink.report(), file=sys.stderr)
+    print("\n".join(filter(None, [sink.report(), found.report()])), file=sys.stderr)
     return 0
+
+
+def _given_files(checkpoint: str, context: list[str] | None, *more: Path | None) -> list[str | Path]:
+    return [checkpoint, *(context or ()), *(path for path in more if path is not None)]
+
+
+def _identity(source: Path, is_file: bool) -> str:
+    """What tells one input from another, though posts may be added to it or mended: its place and its first line."""
+    if not is_file:
+        return str(source.resolve()) if source.is_dir() else STANDARD  # a pipe has another name each time
+    with source.open("rb") as stream:
+        first = stream.readline(1 << 16)
+    return f"{source.resolve()} ({hashlib.sha256(first).hexdigest()[:12]})"
 
 
 def _by_suffix(output: str) -> Literal["jsonl", "conll"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from mner.errors import DataFormatError, DataNotFoundError
+from mner.files import lock
 
 REPOSITORY = "https://github.com/jefferyYu/UMT"
 COMMIT = "f478ee65564b5532319a6cc643203149acfc5eed"
@@ -39,6 +41,10 @@ Terms: the repository states no licence, for the text as for the images. Its REA
 accepting the copyrights of Twitter and of the data providers. Use them locally for research; do not pass them on."""
 
 _CHUNK = 1 << 16
+_MOST = 1 << 28
+"""Bytes of the largest answer that is taken; the files are a thousandth of it."""
+_SLOWEST = 100
+"""Bytes a second below which a server is taken for stalled."""
 
 
 def download(
@@ -84,7 +90,7 @@ def fetch(
         path: Where it goes.
         sha256: Its checksum, in hexadecimal.
         overwrite: Replace a file that is there and differs.
-        timeout: Seconds without an answer after which to give up.
+        timeout: Seconds without an answer, or with next to none, after which to give up.
         attempts: How often to ask when the connection breaks.
 
     Returns:
@@ -93,7 +99,16 @@ def fetch(
     Raises:
         DataNotFoundError: If the server does not give the file; what came stays in `<path>.part` for the next call.
         DataFormatError: If a file is there and differs, or what the server gives has another checksum.
+        BusyError: If another process is downloading it.
     """
+    held = lock(path.with_name(f".{path.name}.lock"), path)
+    try:
+        return _fetch(url, path, sha256, overwrite, timeout, attempts)
+    finally:
+        held.release()
+
+
+def _fetch(url: str, path: Path, sha256: str, overwrite: bool, timeout: float, attempts: int) -> bool:
     if path.exists():
         found = _sha256(path)
         if found == sha256:
@@ -108,7 +123,7 @@ def fetch(
         _receive(url, part, timeout, attempts)
     found = _sha256(part)
     if found != sha256:
-        part.unlink()
+        part.unlink()  # whole, and another file
         advice = "The server has another file (or a proxy answers in its place); nothing was kept. Check --base_url."
         raise DataFormatError(url, None, f"a file with SHA-256 {found}", sha256, advice)
     os.replace(part, path)
@@ -127,10 +142,12 @@ def _receive(url: str, part: Path, timeout: float, attempts: int) -> bool:
         except HTTPError as error:
             error.close()
             if error.code < 500:
-                raise DataNotFoundError(f"{url} answered {error.code} {error.reason}; check the address") from None
-            problem = f"it answered {error.code} {error.reason}"
-        except (URLError, HTTPException, OSError) as error:
-            problem = str(getattr(error, "reason", "") or error or type(error).__name__)
+                told = f"{error.code} {_line(error.reason)}"
+                raise DataNotFoundError(f"{url} answered {told}; check the address") from None
+            problem = f"it answered {error.code} {_line(error.reason)}"
+        except (URLError, HTTPException, OSError, ValueError, OverflowError) as error:
+            # ValueError and OverflowError: addresses, lengths of chunks and ports that are none.
+            problem = _line(getattr(error, "reason", "") or error or type(error).__name__)
     raise DataNotFoundError(
         f"Could not get {url} in {attempts} attempts: {problem}. Run the command again to go on where it stopped, "
         f"or put the file there by hand; it is in {REPOSITORY} at commit {COMMIT[:10]}"
@@ -154,13 +171,30 @@ def _request(url: str, part: Path, timeout: float) -> bool:
         if response.status == 206 and not goes_on:
             raise HTTPException(f"it sent {response.headers.get('Content-Range')} for bytes {start}-")
         length = response.headers.get("Content-Length")
-        received = 0
+        if not _is_number(length):
+            response.length = None  # Python takes "1_0" for ten
+        received, marked, began = 0, 0, time.monotonic()
         with part.open("ab" if goes_on else "wb") as file:
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):  # what is there, so that it is kept if the rest never comes
                 file.write(chunk)
                 received += len(chunk)
-    # A body that ends early is no error to urllib.
-    return length is None or received == int(length)
+                if received > _MOST:
+                    raise HTTPException(f"it sent more than {_MOST} bytes")
+                if time.monotonic() - began > timeout:
+                    if received - marked < _SLOWEST * timeout:
+                        raise HTTPException(f"it sent {received - marked} bytes in {timeout:g} seconds")
+                    marked, began = received, time.monotonic()
+    # A body that ends early is no error to urllib. A length that is no number says nothing; the checksum does.
+    return not _is_number(length) or received == int(length or 0)
+
+
+def _is_number(text: str | None) -> bool:
+    return text is not None and text.isascii() and text.isdecimal() and len(text) < 19
+
+
+def _line(text: object, most: int = 200) -> str:
+    """What a server said, as a part of one line."""
+    return "".join(character if character.isprintable() else " " for character in str(text))[:most].strip()
 
 
 def _sha256(path: Path) -> str:

@@ -227,13 +227,19 @@ def _check_images(name: str, posts: Sequence[Example], folder: Path, split: Spli
     files = ImageFolder(folder)
     ids = dict.fromkeys(image_id for post in posts for image_id in post.image_ids)
     for image_id in ids:
-        path = files.find(image_id)
+        try:
+            path = files.find(image_id)
+        except DataFormatError as error:
+            report.errors.append(f"{name}: {error}")
+            continue
         reason: Reason = "missing" if path is None else load_image(path)[1]
         if reason:
             split.bad_images[image_id] = reason
     split.images = len(ids) - len(split.bad_images)
     if split.bad_images:
         report.warnings.append(f"{name}: {report_broken(split.bad_images, len(ids))}")
+    if files.names.loose:
+        report.warnings.append(f"{name}: {files.names.report()}")
     without = [post.id for post in posts if post.image_id is None]
     if without:
         report.warnings.append(f"{name}: {_count(without, 'post')} without an image id: {_some(without)}")

@@ -16,7 +16,7 @@ from torch import nn
 
 from mner.encoders.weights import read_weights
 from mner.errors import CheckpointError
-from mner.files import locate
+from mner.files import locate, output_folder
 
 if TYPE_CHECKING:
     from transformers import VisualBertModel
@@ -105,12 +105,11 @@ def convert_visual_bert(source: str, folder: str, tokenizer: str, heads: int | N
             f"The tokeniser {tokenizer!r} has {len(pieces)} pieces, but the weights in {source!r} have "
             f"{model.config.vocab_size}; expected the tokeniser that they were trained with (bert-base-uncased?)"
         )
-    target = Path(folder).expanduser()
-    target.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(target)
-    pieces.save_pretrained(target)
-    state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(state, target / "model.safetensors", metadata={"format": "pt"})
+    with output_folder(Path(folder).expanduser()) as target:
+        model.config.save_pretrained(target)
+        pieces.save_pretrained(target)
+        state = {key: value.contiguous() for key, value in model.state_dict().items()}
+        save_file(state, target / "model.safetensors", metadata={"format": "pt"})
 
 
 def visual_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mner.data.formats.images import ImageFolder, Reason, report_broken
+from mner.data.formats.images import ImageFolder, Reason, report_broken, shown
 from mner.data.transforms import ImageTransform
 
 
@@ -24,14 +24,14 @@ class Sweep:
 
     Args:
         folder: The images.
-        done: Keys of images that need no more work.
+        done: Names of images that need no more work.
         batch_size: Images in a batch.
         num_workers: Processes that open images.
         transform: Image -> tensor; without one, images come as RGB PIL images.
         title: Words before the bar.
 
     Attributes:
-        broken: Reason by image key, of the images that could not be read.
+        broken: Reason by name, of the images that could not be read or whose name no index can hold.
     """
 
     def __init__(
@@ -46,10 +46,11 @@ class Sweep:
         if batch_size < 1:
             raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")
         keys = [key for key in folder if key not in done]
+        self._unusable: dict[str, Reason] = {shown(name): "unusable name" for name in folder.unusable}
         self.folder = folder
         self.title = title
         self.skipped = len(folder) - len(keys)
-        self.broken: dict[str, Reason] = {}
+        self.broken: dict[str, Reason] = dict(self._unusable)
         self._loader: DataLoader[Any] = DataLoader(
             ImageFiles(folder, keys, transform),
             batch_size=batch_size,
@@ -71,10 +72,10 @@ class Sweep:
 
     def report(self) -> str:
         """What was done, for the user."""
-        made = len(self.folder) - self.skipped - len(self.broken)
+        made = len(self.folder) - self.skipped - (len(self.broken) - len(self._unusable))
         lines = [f"{made} images done" + (f", {self.skipped} were done before" if self.skipped else "")]
         if self.broken:
-            lines.append(report_broken(self.broken, len(self.folder)))
+            lines.append(report_broken(self.broken, len(self.folder) + len(self._unusable)))
         return "\n".join(lines)
 
 

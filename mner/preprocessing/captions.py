@@ -8,17 +8,18 @@ ViT-GPT2, BLIP-2, ...), so captions, and scores that depend on them, differ from
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from PIL import Image
 
 from mner.data.formats.images import ImageFolder
 from mner.errors import CheckpointError, DataFormatError, DataNotFoundError
+from mner.files import STANDARD, foreign
+from mner.growing_file import Growing
 from mner.preprocessing.base import Sweep
 from mner.runtime import pick_device
 
@@ -137,7 +138,8 @@ def caption(
 
     Args:
         images: Folder with the images.
-        out: JSON lines file.
+        out: JSON lines file; `-` is the standard output. It goes on only with the same model and options, which
+            OUT.mner.json keeps.
         model: Image-to-text model of transformers: name on the Hugging Face Hub, or a folder. The captioner of Chen et
             al. (2021), of Anderson et al. (2018), is not among them, since nobody packages it.
         batch_size: Images in a batch.
@@ -155,41 +157,46 @@ def caption(
     folder = ImageFolder(images)
     if not len(folder):
         raise DataNotFoundError(f"No images in {images}; sub-folders are not searched, so name the folder itself")
-    done = _resume(out, model)
-    captioner = Captioner(model, max_new_tokens, num_beams, prompt, device)
-    sweep = Sweep(folder, done, batch_size, num_workers, title=f"captions by {model}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a", encoding="utf-8") as file:
+    facts = {"model": model, "max_new_tokens": max_new_tokens, "num_beams": num_beams, "prompt": prompt}
+    growing = None if str(out) == STANDARD else Growing(out, facts, [images])
+    try:
+        done = set() if growing is None or not out.is_file() else _resume(growing.files[out], out, model)
+        captioner = Captioner(model, max_new_tokens, num_beams, prompt, device)
+        sweep = Sweep(folder, done, batch_size, num_workers, title=f"captions by {model}")
         for keys, opened in sweep:
             for key, text in zip(keys, captioner(opened), strict=True):
-                line = {"image_id": key, "caption": text, "model": model}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
+                line = json.dumps({"image_id": key, "caption": text, "model": model}, ensure_ascii=False) + "\n"
+                if growing is None:
+                    sys.stdout.write(line)
+                else:
+                    growing.write(out, line.encode(errors="replace"))
+            if growing is not None:
+                growing.flush()
+    finally:
+        if growing is not None:
+            growing.close()
     print(sweep.report(), file=sys.stderr)
 
 
-def _resume(path: Path, model: str) -> set[str]:
-    """Image keys that have their caption. A last line that a kill cut off is removed."""
-    raw = path.read_bytes() if path.exists() else b""
+def _resume(file: BinaryIO, path: Path, model: str) -> set[str]:
+    """Names of images that have their caption. A last line that a kill cut off is removed."""
+    file.seek(0)
+    raw = file.read()
     end = raw.rfind(b"\n") + 1
     start, rest = b'{"image_id": ', raw[end:]
     if not rest.startswith(start) and not start.startswith(rest):
-        raise _foreign(path, raw[:end].count(b"\n") + 1, rest)
+        raise foreign(path, raw[:end].count(b"\n") + 1, repr(rest[:80]))
     done = set()
     for number, line in enumerate(raw[:end].split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
             key, by, _ = record["image_id"], record["model"], record["caption"]
         except (ValueError, KeyError, TypeError):
-            raise _foreign(path, number, line) from None
+            raise foreign(path, number, repr(line[:80])) from None
         if by != model:
             found, expected = f"a caption by {by!r}", f"one model in a file ({model!r})"
             raise DataFormatError(path, number, found, expected, "Name another file.")
         done.add(key)
     if rest:
-        os.truncate(path, end)
+        file.truncate(end)
     return done
-
-
-def _foreign(path: Path, line: int, found: bytes) -> DataFormatError:
-    return DataFormatError(path, line, repr(found[:80]), "captions that `mner caption` wrote", "Name another file.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from mner.encoders.image import ImageEncoder
 from mner.encoders.image_inputs import build_crops, build_detector
 from mner.encoders.weights import weights_hash
 from mner.errors import DataNotFoundError
+from mner.files import STANDARD, output_folder
 from mner.preprocessing.base import Sweep
 from mner.runtime import pick_device
 
@@ -142,7 +142,7 @@ def features(
 def write_names(store: FeatureStore, path: Path, min_score: float = 0.0) -> None:
     """Write the class names of each image's regions as a context source: `{"image_id": "7", "text": "person, dog"}`.
 
-    Names come by falling score, each once. Images without any get no line.
+    Names come by falling score, each once. Images without any get no line. `-` is the standard output.
     """
     lines = []
     for key in store:
@@ -150,10 +150,11 @@ def write_names(store: FeatureStore, path: Path, min_score: float = 0.0) -> None
         names = dict.fromkeys(name for name, score in named if name and score >= min_score)
         if names:
             lines.append(json.dumps({"image_id": key, "text": ", ".join(names)}, ensure_ascii=False) + "\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.write_text("".join(lines), encoding="utf-8")
-    os.replace(new, path)  # a kill leaves the old file or the new one
+    if str(path) == STANDARD:
+        sys.stdout.write("".join(lines))
+        return
+    with output_folder(path.parent) as place:
+        (place / path.name).write_text("".join(lines), encoding="utf-8")
 
 
 def _append_grids(model: ImageEncoder, device: torch.device, dtype: str) -> Append:

@@ -18,6 +18,7 @@ from mner.data.examples import Split
 from mner.data.formats.images import ImageFolder
 from mner.data.formats.predictions import Prediction
 from mner.data.transforms import ImageTransform
+from mner.files import output_folder
 from mner.fusion.base import FusionModule
 from mner.labels import spans
 from mner.nn.attention_maps import capture_attention
@@ -103,26 +104,28 @@ def attention_command(
     data = restored_data(model, root, None if features else str(images), features, context or ())
     runner = Runner(model, data, data.dataset(split), str(pick_device(device)))
     folder = ImageFolder(images if images.is_dir() else root / images)
-    out.mkdir(parents=True, exist_ok=True)
     wanted = len(posts) if posts is not None else count
-    for place in _candidates(runner, folder, posts, seed):
-        if not wanted:
-            break
-        example = runner.dataset.examples[place]
-        picture, reason = folder.load(example.image_id or "")
-        if picture is None:
-            print(f"{example.id}: no picture to draw on ({reason})")
-            continue
-        wanted -= 1
-        post, looks = attention_of(runner, place)
-        shown, boxes = _shown(data, runner, picture, example.image_id or "")
-        for number, look in enumerate(looks, 1):
-            size = len(boxes) if boxes is not None else look.weights.size
-            figure = plot_attention(shown, look.weights[:size], post.words, post.gold, post.pred, boxes, look.query)
-            name = "".join(character if character.isalnum() else "_" for character in post.id)
-            path = out / f"{name}-{number}.png"
-            figure.savefig(path, dpi=150)
-            print(path)
+    drawn = []
+    with output_folder(out) as draft:
+        for place in _candidates(runner, folder, posts, seed):
+            if not wanted:
+                break
+            example = runner.dataset.examples[place]
+            picture, reason = folder.load(example.image_id or "")
+            if picture is None:
+                print(f"{example.id}: no picture to draw on ({reason})")
+                continue
+            wanted -= 1
+            post, looks = attention_of(runner, place)
+            shown, boxes = _shown(data, runner, picture, example.image_id or "")
+            for number, look in enumerate(looks, 1):
+                size = len(boxes) if boxes is not None else look.weights.size
+                figure = plot_attention(shown, look.weights[:size], post.words, post.gold, post.pred, boxes, look.query)
+                name = "".join(character if character.isalnum() else "_" for character in post.id)
+                figure.savefig(draft / f"{name}-{number}.png", dpi=150)
+                drawn.append(out / f"{name}-{number}.png")
+    for path in drawn:
+        print(path)
     return 0
 
 

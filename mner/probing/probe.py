@@ -19,6 +19,7 @@ from mner.analysis.systems import ArgumentError
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.examples import Split
 from mner.data.formats.predictions import Prediction
+from mner.files import output_folder
 from mner.fusion.base import FusionModule
 from mner.labels import Mode
 from mner.probing.conditions import Condition, both_conditions, context_conditions, image_conditions
@@ -287,8 +288,8 @@ def probe_command(
     print(f"{text(found.table)}\n")
     print("\n".join(lines))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        found.table.to_csv(out / "probe.csv")
-        (out / "probe.md").write_text("\n\n".join([markdown(found.table), *lines]) + "\n", encoding="utf-8")
+        with output_folder(out) as place:
+            found.table.to_csv(place / "probe.csv")
+            (place / "probe.md").write_text("\n\n".join([markdown(found.table), *lines]) + "\n", encoding="utf-8")
         print(f"Written to {out}")
     return 0

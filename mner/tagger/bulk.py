@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
-from mner.errors import DataFormatError, MNERError
+from mner.files import STANDARD, Place, foreign
+from mner.growing_file import Growing
 from mner.tagger.bulk_input import Given
 from mner.tagger.post import Post, Tagged
 from mner.tagger.preprocessor import ImageWarning
 from mner.tagger.tagger import AHEAD, Tagger
 
 Format = Literal["jsonl", "conll"]
-STANDARD = "-"
+OURS = (
+    *("id", "number", "text", "words", "tags", "entities", "has_image", "image_problem", "context"),
+    *("key", "error", "given"),
+)
+"""Keys of the output that are mner's own."""
+_MADE_UP = re.compile(r"line [0-9]+")  # what CoNLL calls a post without an id, and what no given id may be there
 
 
 def run(
@@ -60,31 +66,39 @@ class Sink:
     Args:
         output: File, or `-` for the standard output, which cannot be resumed.
         format: Of the output.
+        facts: Input, model and options, with which alone it goes on.
+        inputs: Files and folders that are read.
 
     Raises:
-        DataFormatError: If the file holds something else.
-        MNERError: If another process is writing it.
+        DataFormatError: If the file holds something else, or was begun with other facts.
+        BusyError: If another process is writing it.
     """
 
-    def __init__(self, output: str, format: Format) -> None:
+    def __init__(
+        self, output: str, format: Format, facts: Mapping[str, Any] | None = None, inputs: Iterable[Place] = ()
+    ) -> None:
         self.format = format
         self.done: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.problems: Counter[str] = Counter()
         self._met: Counter[str] = Counter()
-        self._files = ExitStack()
-        self._errors: BinaryIO | None = None
+        self.clashes: Counter[str] = Counter()
+        self._growing: Growing | None = None
         if output == STANDARD:
-            self._out: BinaryIO = sys.stdout.buffer
             return
-        path = Path(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._out = self._open(path)
-        if format == "conll":
-            self._errors = self._open(path.with_name(f"{path.name}.errors.jsonl"))
-            self.done |= _conll_ids(self._out, path) | _json_keys(self._errors, Path(self._errors.name))
-        else:
-            self.done |= _json_keys(self._out, path)
+        self._path = Path(output)
+        self._errors = self._path.with_name(f"{self._path.name}.errors.jsonl") if format == "conll" else self._path
+        beside = [self._errors] if format == "conll" else []
+        self._growing = Growing(self._path, {"format": format, **(facts or {})}, inputs, beside)
+        try:
+            if self._path.is_file():  # no device
+                keys = _conll_ids if format == "conll" else _json_keys
+                self.done |= keys(self._growing.files[self._path], self._path)
+                if format == "conll":
+                    self.done |= _json_keys(self._growing.files[self._errors], self._errors)
+        except BaseException:
+            self._growing.close()
+            raise
         self.counts["before"] = len(self.done)
 
     def __enter__(self) -> Self:
@@ -93,7 +107,8 @@ class Sink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._files.close()
+        if self._growing is not None:
+            self._growing.close()
 
     def takes(self, given: Given) -> Given | None:
         """A post that has yet to be written, as it is to be written; None if it has been."""
@@ -110,26 +125,54 @@ class Sink:
         error = result if isinstance(result, str) else ""
         if isinstance(result, Tagged):
             problem = given.image_problem or result.image_problem
-            text = _conll(given, result) if self.format == "conll" else _json(given, result, problem)
-            if text:
+            error = _unfit(given, result) if self.format == "conll" else ""
+            if not error:
                 self.problems.update([problem] if problem else [])
                 self.counts["tagged"] += 1
-                self._out.write(text.encode())
+                self._write(_conll(given, result) if self.format == "conll" else self._json(given, result, problem))
                 return
-            error = "it has no words" if not result.words else "a tab or line break in it, which CoNLL cannot hold"
         self.counts["bad"] += 1
         record = {"id": given.id, "number": given.number, "key": given.key, "error": error}
-        line = json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n"
-        if self.format == "conll" and self._errors is None:
-            sys.stderr.write(line.decode())
-        else:
-            (self._errors or self._out).write(line)
+        self._write(self._with_own(record, given), error=True)
 
     def flush(self) -> None:
         """Hand everything to the system."""
-        for file in (self._out, self._errors):
-            if file is not None:
-                file.flush()
+        if self._growing is None:
+            sys.stdout.buffer.flush()
+        else:
+            self._growing.flush()
+
+    def _write(self, text: str, error: bool = False) -> None:
+        data = text.encode(errors="replace")
+        if self._growing is not None:
+            self._growing.write(self._errors if error else self._path, data)
+        elif error and self.format == "conll":
+            sys.stderr.write(data.decode())
+        else:
+            sys.stdout.buffer.write(data)
+
+    def _json(self, given: Given, found: Tagged, problem: str) -> str:
+        record: dict[str, Any] = {
+            "id": given.id,
+            **({"number": given.number} if given.id is None else {}),
+            "text": found.text,
+            "words": [word.text for word in found.words],
+            "tags": found.tags,
+            "entities": [asdict(entity) for entity in found],
+            "has_image": found.has_image,
+        }
+        if problem:
+            record["image_problem"] = problem
+        if any(found.context):
+            record["context"] = found.context
+        return self._with_own(record, given)
+
+    def _with_own(self, record: dict[str, Any], given: Given) -> str:
+        """The line of a record with the post's own fields; those named as ours are kept under `given`."""
+        own = {key: value for key, value in given.own.items() if key not in OURS}
+        clashing = {key: value for key, value in given.own.items() if key in OURS}
+        self.clashes.update(clashing.keys())
+        return json.dumps({**record, **own, **({"given": clashing} if clashing else {})}, ensure_ascii=False) + "\n"
 
     def report(self) -> str:
         """What was done, for the user."""
@@ -138,48 +181,30 @@ class Sink:
             lines[0] += f", {self.counts['before']} were there before"
         if self.counts["bad"]:
             lines.append(f"{self.counts['bad']} posts could not be tagged; the output has them with their `error`")
+        if self.clashes:
+            named = ", ".join(f"{key} {count}" for key, count in self.clashes.most_common(5))
+            lines.append(f"posts had fields that are named as mner's; they are kept under 'given' ({named})")
         if self.problems.total():
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self.problems.most_common(5))
             lines.append(f"{self.problems.total()} images were not used ({reasons})")
         return "\n".join(lines)
 
-    def _open(self, path: Path) -> BinaryIO:
-        file = self._files.enter_context(path.open("a+b"))
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such lock
-            return file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however the process ends
-        except BlockingIOError:
-            self._files.close()
-            raise MNERError(f"Another process is writing to {path}; wait for it, or name another file") from None
-        return file
 
-
-def _json(given: Given, found: Tagged, problem: str) -> str:
-    record: dict[str, Any] = {
-        "id": given.id,
-        "text": found.text,
-        "words": [word.text for word in found.words],
-        "tags": found.tags,
-        "entities": [asdict(entity) for entity in found],
-        "has_image": found.has_image,
-    }
-    if problem:
-        record["image_problem"] = problem
-    if any(found.context):
-        record["context"] = found.context
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _unfit(given: Given, found: Tagged) -> str:
+    """Why CoNLL cannot hold a post; "" where it can."""
+    fields = [str(given.id), *(word.text for word in found.words)]
+    if not found.words:
+        return "it has no words"
+    if any("\t" in field or "\n" in field or "\r" in field for field in fields):
+        return "a tab or line break in it, which CoNLL cannot hold"
+    if given.id is not None and _MADE_UP.fullmatch(given.id):
+        return f"the id {given.id!r}, which CoNLL would take for that of a post without one"
+    return ""
 
 
 def _conll(given: Given, found: Tagged) -> str:
-    """The post as a block; "" where the format cannot hold it."""
-    fields = [str(given.id), *(word.text for word in found.words)]
-    if not found.words or any("\t" in field or "\n" in field or "\r" in field for field in fields):
-        return ""
     rows = (f"{word.text}\t{tag}\n" for word, tag in zip(found.words, found.tags, strict=True))
-    return "".join([f"IMGID:{given.id}\n", *rows, "\n"])
+    return "".join([f"IMGID:{f'line {given.number}' if given.id is None else given.id}\n", *rows, "\n"])
 
 
 def _json_keys(file: BinaryIO, path: Path) -> set[str]:
@@ -188,16 +213,18 @@ def _json_keys(file: BinaryIO, path: Path) -> set[str]:
     for number, line in _whole(file, path, start=b'{"id": ', end=b"\n"):
         try:
             record = json.loads(line)
-            done.add(record["key"] if "error" in record else f"id {record['id']}")
+            named = f"line {record['number']}" if record["id"] is None and "key" not in record else f"id {record['id']}"
+            done.add(record["key"] if "error" in record else named)
         except (ValueError, KeyError, TypeError):
-            raise _foreign(path, number, line) from None
+            raise foreign(path, number, repr(line[:80])) from None
     return done
 
 
 def _conll_ids(file: BinaryIO, path: Path) -> set[str]:
     """Keys of the posts in a CoNLL file of ours; a last post that was cut is removed."""
     heads = (block.partition(b"\n")[0] for _, block in _whole(file, path, start=b"IMGID:", end=b"\n\n"))
-    return {f"id {head.removeprefix(b'IMGID:').decode(errors='replace')}" for head in heads}
+    ids = (head.removeprefix(b"IMGID:").decode(errors="replace") for head in heads)
+    return {id_ if _MADE_UP.fullmatch(id_) else f"id {id_}" for id_ in ids}
 
 
 def _whole(file: BinaryIO, path: Path, start: bytes, end: bytes) -> Iterator[tuple[int, bytes]]:
@@ -211,15 +238,11 @@ def _whole(file: BinaryIO, path: Path, start: bytes, end: bytes) -> Iterator[tup
         part += line
         if part.endswith(end):
             if not part.startswith(start):
-                raise _foreign(path, begin, part)
+                raise foreign(path, begin, repr(part[:80]))
             yield begin, part.removesuffix(end)
             kept, begin, part = kept + len(part), number + 1, b""
     if part:
         if not (part.startswith(start) or start.startswith(part)):
-            raise _foreign(path, begin, part)
+            raise foreign(path, begin, repr(part[:80]))
         file.truncate(kept)
     file.seek(0, os.SEEK_END)
-
-
-def _foreign(path: Path, line: int, found: bytes) -> DataFormatError:
-    return DataFormatError(path, line, repr(found[:80]), "what `mner tag` wrote", "Name another file.")

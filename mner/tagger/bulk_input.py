@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mner.data.examples import Example
 from mner.data.formats.context import Texts, find_text
-from mner.data.formats.images import SUFFIXES, ImageFolder, image_key
+from mner.data.formats.images import SUFFIXES, ImageFolder
 from mner.data.formats.lines import json_object, json_type, string_list, text_field
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.tagger.post import Post
@@ -27,12 +27,13 @@ class Given:
     """One post as it was given, or why it cannot be one.
 
     Attributes:
-        id: Its id; its number where it has none; None where it could not be read.
+        id: Its id; None where it has none or could not be read. None is made up, which might be that of a later post.
         number: Its place in the input, counted from 1.
         key: What it is known by when the run is resumed.
         post: The post, or None.
         error: Why there is none; empty otherwise.
         image_problem: Why an image that the input names is not used; empty otherwise.
+        own: Fields of the input that are not for mner, which stay in the output.
     """
 
     id: str | None
@@ -41,6 +42,7 @@ class Given:
     post: Post | None = None
     error: str = ""
     image_problem: str = ""
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Images:
@@ -54,6 +56,10 @@ class Images:
         self._folder = None if folder is None else ImageFolder(folder)
         self._inside = None if folder is None else folder.resolve()
 
+    def report(self) -> str:
+        """A line on images that were found loosely; "" where none was."""
+        return "" if self._folder is None else self._folder.names.report()
+
     def find(self, name: str) -> tuple[Path | None, str]:
         """The file, or None and why there is none."""
         if self._folder is None or self._inside is None:
@@ -61,14 +67,14 @@ class Images:
         if name.startswith(("http://", "https://")):
             return None, "a URL; nothing is downloaded"
         try:
-            path = (self._inside / name).resolve()
-            if not path.is_relative_to(self._inside):
+            if not (self._inside / name).resolve().is_relative_to(self._inside):
                 return None, "outside of the folder of images"
-            if not path.is_file():
-                known = self._folder.find(name)  # with another suffix, or without
-                if known is None:
-                    return None, "missing"
-                path = known.resolve()
+            known = self._folder.find(name)
+            if known is None:
+                return None, "missing"
+            path = known.resolve()
+        except DataFormatError as error:
+            return None, f"it may be {error.found}"
         except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
             return None, "no name of a file"
         inside = path.is_relative_to(self._inside)  # and not a link to the outside
@@ -139,8 +145,10 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
 def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequence[Texts]) -> Given:
     digest = f"digest {hashlib.sha256(raw).hexdigest()[:16]}"
     id_: str | None = None
+    own: dict[str, Any] = {}
     try:
         record = json_object(name, number, _text(raw.removeprefix(b"\xef\xbb\xbf"), name, number))
+        own = {key: value for key, value in record.items() if key not in _READ}
         id_ = _id(name, number, record)
         names = _image_names(name, number, record)
         found_images = [images.find(image_name) for image_name in names]
@@ -166,8 +174,13 @@ def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequenc
         else:
             post = Post(words=string_list(name, number, record, "tokens"), image=image, context=context)
     except (ValueError, TypeError) as error:
-        return Given(id_, number, digest, error=_said(error))
-    return _with_context(Given(id_, number, f"id {id_}", post, "", problem), next(iter(names), None), sources)
+        return Given(id_, number, digest, error=_said(error), own=own)
+    key = f"line {number}" if id_ is None else f"id {id_}"
+    return _with_context(Given(id_, number, key, post, "", problem, own), next(iter(names), None), sources)
+
+
+_READ = ("id", "text", "tokens", "context")
+"""Fields that the output has in a form of its own."""
 
 
 def _from_file(path: Path, number: int, images: Images, sources: Sequence[Texts]) -> Given:
@@ -190,12 +203,14 @@ def _from_file(path: Path, number: int, images: Images, sources: Sequence[Texts]
 
 def _with_context(given: Given, image_id: str | None, sources: Sequence[Texts]) -> Given:
     post = given.post
-    if not sources or post is None or post.context is not None or given.id is None:
+    if not sources or post is None or post.context is not None:
         return given
-    example = Example(given.id, None if image_id is None else image_key(image_id), ("",))
-    texts = [find_text(source, example) for source in sources]
-    found = replace(post, context=texts if any(texts) else None)
-    return Given(given.id, given.number, given.key, found, "", given.image_problem)
+    example = Example("" if given.id is None else given.id, image_id, ("",))
+    try:
+        texts = [find_text(source, example) for source in sources]
+    except ValueError as error:  # several texts for one id
+        return replace(given, post=None, error=_said(error))
+    return replace(given, post=replace(post, context=texts if any(texts) else None))
 
 
 def _text(raw: bytes, name: object, number: int | None) -> str:
@@ -206,10 +221,10 @@ def _text(raw: bytes, name: object, number: int | None) -> str:
         raise DataFormatError(name, number, found, "text in UTF-8") from None
 
 
-def _id(name: str, number: int, record: dict[str, Any]) -> str:
+def _id(name: str, number: int, record: dict[str, Any]) -> str | None:
     value = record.get("id")
     if value is None:
-        return str(number)
+        return None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return text_field(name, number, record, "id")

@@ -18,6 +18,7 @@ from mner.data.tokenizer import PostTokenizer
 from mner.encoders.own_model import CLASS
 from mner.encoders.text import ADAPTERS
 from mner.errors import CheckpointError
+from mner.files import output_folder, refuse_inputs
 from mner.fusion.base import FusionModule
 from mner.training.checkpoint import KEY, build_module, read_checkpoint, write_extras
 
@@ -48,26 +49,26 @@ def save_model(
 
     Args:
         model: The model, from a checkpoint or a training.
-        folder: The folder; made if it is not there.
+        folder: The folder; made if it is not there. Files in it that mner did not write are not replaced.
         scores: Scores to show, such as `{"test/f1": 0.74}`.
         licence: Identifier of the licence you give it, such as `mit`; it is your choice, and mner makes none.
         tokenizer: Its tokeniser, for a model whose checkpoint has none since it was saved without a data module.
 
     Raises:
         CheckpointError: If there is no tokeniser, without which the model is of no use.
+        DataFormatError: If a file of somebody else has the name of one of the model's.
     """
     from safetensors.torch import save_file
 
     from mner.tagger.model_card import model_card
 
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    config = save_parts(model, place, scores, licence, tokenizer)
-    # Each tensor on its own: safetensors refuses those that share memory.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in merged_state(model).items()}
-    save_file(state, place / WEIGHTS, metadata={"format": "pt"})
-    (place / CARD).write_text(model_card(config), encoding="utf-8")
-    return place
+    with output_folder(folder) as place:
+        config = save_parts(model, place, scores, licence, tokenizer)
+        # Each tensor on its own: safetensors refuses those that share memory.
+        state = {name: value.detach().cpu().contiguous().clone() for name, value in merged_state(model).items()}
+        save_file(state, place / WEIGHTS, metadata={"format": "pt"})
+        (place / CARD).write_text(model_card(config), encoding="utf-8")
+    return Path(folder)
 
 
 def merged_state(model: FusionModule) -> dict[str, torch.Tensor]:
@@ -183,7 +184,8 @@ def push_model(
     with TemporaryDirectory() as folder:
         save_model(model, folder, scores, licence, tokenizer)
         message = f"Model by mner {mner.__version__}"
-        commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=message)
+        options: dict[str, Any] = {"commit_message": message, "ignore_patterns": [".mner*"]}
+        commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, **options)
     return str(commit.commit_url)
 
 
@@ -320,8 +322,11 @@ def merge_checkpoint(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
         raise CheckpointError(f"Expected a checkpoint with LoRA adapters at {os.fspath(path)}, but it has none")
     model = FusionModule.load_from_checkpoint(path)
     kept = {name: value for name, value in checkpoint.items() if name not in _OF_TRAINING}
-    torch.save({**kept, "state_dict": merged_state(model)}, out)
-    return Path(out)
+    target = Path(out)
+    refuse_inputs(target, [path])
+    with output_folder(target.parent) as place:
+        torch.save({**kept, "state_dict": merged_state(model)}, place / target.name)
+    return target
 
 
 _OF_TRAINING = (

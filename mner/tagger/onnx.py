@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mner.data.word_splitter import Word
 from mner.errors import CheckpointError
+from mner.files import output_folder
 from mner.fusion.base import FusionModule
 from mner.nn.recurrent import ONNX
 from mner.tagger.decoder import Decoder, Section
@@ -65,8 +66,11 @@ def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
         raise CheckpointError(
             f"{type(model).__name__} needs {', '.join(sorted(model.needs))}, for which a graph has no inputs"
         )
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    with output_folder(folder) as place:
+        return _export(tagger, model, place)
+
+
+def _export(tagger: Tagger, model: FusionModule, place: Path) -> float:
     device = model.device
     model.cpu()
     try:
@@ -81,8 +85,8 @@ def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
         model.to(device)
     if not difference <= TOLERANCE:
         raise CheckpointError(
-            f"The graph in {place} gives label scores that differ by {difference:.2g} from PyTorch's; expected at most "
-            f"{TOLERANCE:g}. Do not use it"
+            f"The graph gives label scores that differ by {difference:.2g} from PyTorch's; expected at most "
+            f"{TOLERANCE:g}. It was not kept"
         )
     return difference
 

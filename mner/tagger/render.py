@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mner.data.transforms import ImageTransform
+from mner.files import HTML_MARK, write_text
 from mner.html import PAGE, STYLE, escaped, marked
 from mner.nn.attention_maps import capture_attention, region_map
 from mner.tagger.decoder import Decoder, Section
@@ -56,11 +57,13 @@ class Rendering:
         return PAGE.format(title=escaped(title), body=self._repr_html_())
 
     def save(self, path: str | Path, title: str = "mner") -> Path:
-        """Write the page to a file."""
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(self.page(title), encoding="utf-8")
-        return place
+        """Write the page to a file, which is new or such a page; `-` is the standard output.
+
+        Raises:
+            DataFormatError: If there is something else.
+        """
+        write_text(path, self.page(title), HTML_MARK)
+        return Path(path)
 
 
 def post_html(tagged: Tagged, sources: Sequence[str], pictures: Sequence[Drawn] = ()) -> str:

@@ -6,21 +6,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 
 from mner.data.datamodules.base import MNERDataModule
-from mner.data.formats.predictions import Prediction, prediction_header, write_predictions
+from mner.data.formats.predictions import MARK, Prediction, prediction_header, write_predictions
+from mner.files import STANDARD, refuse_foreign
 from mner.runtime import run_seed, versions
 from mner.training.checkpoint import class_path
 from mner.training.module import TaggingModule
 from mner.training.score_report import check_against_seqeval, score_table
-
-STANDARD = "-"
-"""The standard output, in place of a file."""
 
 
 class Trainer(pl.Trainer):
@@ -88,7 +85,7 @@ class Trainer(pl.Trainer):
             model: The module.
             datamodule: The data.
             ckpt_path: Checkpoint to use, or `best`, `last`.
-            output: File to write, or `-` for the standard output, which then gets nothing else.
+            output: File to write, new or a prediction file; `-` is the standard output.
             split: The split to predict.
             weights_only: As for `torch.load`; here so that the config that `fit` saved is understood.
 
@@ -97,10 +94,11 @@ class Trainer(pl.Trainer):
         """
         if datamodule is None or model is None:
             raise ValueError("Expected a model and a data module, but got none")
+        refuse_foreign(output, MARK, [] if ckpt_path in (None, "best", "last") else [str(ckpt_path)])
         datamodule.predict_split = split
         writer = _Writer(output, split)
-        aside = redirect_stdout(sys.stderr) if output == STANDARD else nullcontext()
-        with self._also(writer), aside:
+        # What else is printed, such as progress, must not get between the lines of the predictions.
+        with redirect_stdout(sys.stderr) if output == STANDARD else nullcontext(), self._also(writer):
             super().predict(
                 model,
                 datamodule=datamodule,
@@ -150,7 +148,7 @@ class _Writer(pl.Callback):
 
     def __init__(self, output: str, split: str) -> None:
         self.output = output
-        self.standard = sys.stdout  # as it is before what Lightning prints is led aside
+        self.stdout = sys.stdout
         self.split = split
         self.posts: list[Prediction] = []
         self.written: list[Prediction] | None = None
@@ -165,15 +163,10 @@ class _Writer(pl.Callback):
         order = {post.id: place for place, post in enumerate(data.datasets[self.split].examples)}
         self.written = sorted(_gather(self.posts), key=lambda post: order[post.id])
         if trainer.is_global_zero:
-            head = header(pl_module, data, self.split, trainer.ckpt_path)
-            if self.output == STANDARD:
-                with TemporaryDirectory() as folder:
-                    file = Path(folder) / "predictions.jsonl"
-                    write_predictions(file, head, self.written)
-                    self.standard.write(file.read_text(encoding="utf-8"))
-            else:
-                write_predictions(self.output, head, self.written)
-            print(f"\n{len(self.written)} posts of {self.split} written to {self.output}")
+            with redirect_stdout(self.stdout):
+                write_predictions(self.output, header(pl_module, data, self.split, trainer.ckpt_path), self.written)
+            if self.output != STANDARD:
+                print(f"\n{len(self.written)} posts of {self.split} written to {self.output}")
 
 
 def _safe(weights_only: bool | None) -> bool:

@@ -13,7 +13,7 @@ from mner.benchmark.run import _printing_to, arguments, exclusive, execute, reco
 from mner.cli.evaluation import benchmark_command
 from mner.cli.lightning import run
 from mner.data.formats.predictions import read_predictions
-from mner.errors import DataNotFoundError
+from mner.errors import BusyError, DataNotFoundError
 from mner.fusion import FusionModule
 from mner.runtime import hardware
 
@@ -171,11 +171,22 @@ def test_failed_run_is_told_and_tried_again(write, tmp_path, capfd):
     assert (tmp_path / "out/runs/Twitter2017/good/1/seed0/run.json").exists()
 
 
-def test_two_processes_do_not_share_a_folder(tmp_path):
-    with exclusive(tmp_path / "out"), pytest.raises(BenchmarkError, match="at work"), exclusive(tmp_path / "out"):
+def test_two_processes_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("mner.files.WAIT", 0.2)
+    with exclusive(tmp_path / "out"), pytest.raises(BusyError, match="Another process"), exclusive(tmp_path / "out"):
         pass
     with exclusive(tmp_path / "out"):
         pass
+
+
+def test_a_runs_folder_of_somebody_else_is_left_alone(write, tmp_path):
+    job = plan([write()], [0], [1.0], [], "valid")[0]
+    checkpoint = tmp_path / "out" / "runs" / job.name / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("mine")
+    with pytest.raises(BenchmarkError, match="no benchmark wrote"):
+        recorded(job, tmp_path / "out")
+    assert checkpoint.read_text() == "mine"
 
 
 def test_unknown_baseline(write, tmp_path):

@@ -60,3 +60,24 @@ def test_benchmark_and_probe_say_what_is_missing(tmp_path, capsys):
 def test_attention_needs_a_checkpoint(capsys):
     assert main(["attention"]) == 2
     assert "checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("compare", "scores.csv"), ("analyze", "index.html"), ("compare", "ours.jsonl")]
+)
+def test_a_report_replaces_no_file_of_others(files, tmp_path, command, name, capsys):
+    """Our own report may be written again; a folder of the user's gets files beside those that are there."""
+    out = tmp_path if name == "ours.jsonl" else tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    (out / "notes.txt").write_text("mine")
+    before = [open(file, "rb").read() for file in files]
+    arguments = [command, *files, "--out", str(out), *(["--resamples", "50"] if command == "compare" else [])]
+    for _ in range(2):
+        assert main(arguments) == 0
+    assert (out / "notes.txt").read_text() == "mine"
+    assert [open(file, "rb").read() for file in files] == before
+    if name != "ours.jsonl":
+        (out / name).write_text("mine")
+        assert main(arguments) == 2
+        assert "Move it away" in capsys.readouterr().err
+        assert (out / name).read_text() == "mine"

@@ -232,6 +232,22 @@ def test_other_labels_than_the_checkpoints_are_refused(best, work, capsys):
     assert "'OTHER'" in line
 
 
+def test_predict_to_the_standard_output_and_over_no_file_of_others(best, fitted, work, capsysbinary):
+    args = ["predict", "--config", str(fitted / "config.yaml"), f"--ckpt_path={best}", "--split=valid", *QUIET]
+    main([*args, "--output=file.jsonl"])
+    capsysbinary.readouterr()
+    main([*args, "--output=-"])
+    assert capsysbinary.readouterr().out == (work / "file.jsonl").read_bytes()
+    assert not (work / "-").exists()
+    for content in ("my notes", '{"id": "1", "tokens": ["a"]}\n'):
+        (work / "mine.jsonl").write_text(content)
+        assert main([*args, "--output=mine.jsonl"]) == 2
+        assert (work / "mine.jsonl").read_text() == content
+    before = best.read_bytes()
+    assert main([*args, f"--output={best}"]) == 2
+    assert best.read_bytes() == before
+
+
 def test_predict_writes_a_file_that_can_be_read(best, fitted, work, capsys):
     args = ["--config", str(fitted / "config.yaml"), f"--ckpt_path={best}", "--output=out.jsonl", "--split=valid"]
     cli = main(["predict", *args, *QUIET, "--seed_everything=9"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -27,6 +28,10 @@ class Server(ThreadingHTTPServer):
         self.stop_after: list[int] = []  # bytes after which the next answers break off
         self.status: list[int] = []  # statuses of the next answers
         self.wrong_range = False
+        self.length: str | None = None  # in place of the right one
+        self.redirect = ""
+        self.stall_after: int | None = None
+        self.pace = 0.0  # seconds between single bytes after that; 0: nothing more comes
         self.asked: list[tuple[str, str | None]] = []
 
     @property
@@ -42,6 +47,11 @@ class Handler(BaseHTTPRequestHandler):
         server.asked.append((self.path, requested))
         if server.status:
             self.send_error(server.status.pop(0))
+            return
+        if server.redirect:
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.end_headers()
             return
         if self.path not in server.files:
             self.send_error(404)
@@ -59,9 +69,25 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         body = body[start:]
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body)) if server.length is None else server.length)
         self.end_headers()
+        if server.stall_after is not None:
+            self.stall(body)
+            return
         self.wfile.write(body[: server.stop_after.pop(0)] if server.stop_after else body)
+
+    def stall(self, body: bytes) -> None:
+        try:
+            self.wfile.write(body[: self.server.stall_after])
+            for place in range(self.server.stall_after, len(body)):
+                while self.server.stall_after is not None and not self.server.pace:
+                    time.sleep(0.02)
+                if self.server.stall_after is None:
+                    return
+                time.sleep(self.server.pace)
+                self.wfile.write(body[place : place + 1])
+        except OSError:  # whoever asked has gone
+            pass
 
     def log_message(self, *args: object) -> None:
         pass
@@ -81,7 +107,7 @@ def test_fetch(server, tmp_path):
     path = tmp_path / "a.txt"
     assert fetch(f"{server.url}/a.txt", path, CHECKSUM)
     assert path.read_bytes() == CONTENT
-    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+    assert [each.name for each in tmp_path.glob("[!.]*")] == ["a.txt"]
     assert not fetch(f"{server.url}/a.txt", path, CHECKSUM)
     assert server.asked == [("/a.txt", None)]
 
@@ -134,7 +160,7 @@ def test_wrong_checksum_leaves_nothing(server, tmp_path):
     server.files["/a.txt"] = CONTENT + b"\n"
     with pytest.raises(DataFormatError, match=f"expected {CHECKSUM}"):
         fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("[!.]*")) == []
 
 
 def test_files_of_the_user_are_kept(server, tmp_path):
@@ -171,14 +197,14 @@ def test_download_command(server, tmp_path, capsys, monkeypatch, dataset):
         assert text.count(f".txt: {word}, checksum right") == 3
         assert "no licence" in text
         assert str(tmp_path / "data" / dataset / "images") in text
-    assert sorted(each.name for each in (tmp_path / "data" / dataset).iterdir()) == sorted(names)
+    assert sorted(each.name for each in (tmp_path / "data" / dataset).glob("[!.]*")) == sorted(names)
     assert len(server.asked) == 3
 
 
 def test_download_refuses_other_names(tmp_path):
     with pytest.raises(ValueError, match="'twitter2018'"):
         download("twitter2018", root=tmp_path)  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("[!.]*")) == []
 
 
 def test_what_is_pinned():
@@ -187,3 +213,57 @@ def test_what_is_pinned():
     checksums = [checksum for files in SHA256.values() for checksum in files.values()]
     assert len(set(checksums)) == 6
     assert all(len(bytes.fromhex(checksum)) == 32 for checksum in checksums)
+
+
+@pytest.mark.parametrize("length", ["abc", "9" * 5000, "-5", "", "1_0", "\u00b2".encode().decode("latin-1")])
+def test_a_length_that_is_none(server, tmp_path, length):
+    server.length = length
+    assert fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM)
+    assert (tmp_path / "a.txt").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://[nonsense/", "http://127.0.0.1:99999/", "http://127.0.0.1:abc/", "//" + "a" * 300, "foo://x", "\x01"],
+)
+def test_a_redirect_to_nonsense(server, tmp_path, target):
+    server.redirect = target
+    with pytest.raises(DataNotFoundError) as told:
+        fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "a.txt").exists()
+
+
+@pytest.mark.parametrize("pace", [0.0, 0.02])
+def test_a_stalled_server(server, tmp_path, pace):
+    """It sends some and then nothing, or a byte now and then: what came is kept, and gone on with."""
+    server.stall_after, server.pace = 1000, pace
+    with pytest.raises(DataNotFoundError, match="Run the command again"):
+        fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM, timeout=0.3, attempts=1)
+    kept = (tmp_path / "a.txt.part").read_bytes()
+    assert len(kept) >= 1000
+    assert CONTENT.startswith(kept)
+    server.stall_after = None
+    assert fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM)
+    assert server.asked[-1][1] == f"bytes={len(kept)}-"
+
+
+def test_an_endless_answer(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MOST", 1000)
+    with pytest.raises(DataNotFoundError, match="more than 1000 bytes"):
+        fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM, attempts=1)
+
+
+def test_two_downloads_at_once(server, tmp_path):
+    made = []
+    threads = [
+        threading.Thread(target=lambda: made.append(fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == [False, False, False, True]  # one got it, the others found it
+    assert (tmp_path / "a.txt").read_bytes() == CONTENT
+    assert len(server.asked) == 1

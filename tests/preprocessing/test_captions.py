@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from mner.data.formats.context import read_context
-from mner.errors import CheckpointError, DataFormatError, DataNotFoundError
+from mner.errors import BusyError, CheckpointError, DataFormatError, DataNotFoundError
+from mner.files import lock
 from mner.preprocessing.captions import Captioner, caption
 
 WORDS = "a man woman dog cat in on the suit car street phone photo of playing red blue white".split()
@@ -202,7 +203,7 @@ def test_a_folder_becomes_a_text_source(images, folders, tmp_path, capsys):
     assert json.loads(out.read_text().splitlines()[0])["model"] == folders["blip"]
     told = capsys.readouterr().err
     assert "7 images done" in told
-    assert "2 of 9 images could not be read (not an image 1, empty 1): broken, empty" in told
+    assert "2 of 9 images could not be read (not an image 1, empty 1): broken.jpg, empty.jpg" in told
 
 
 def test_stopped_anywhere_it_goes_on(images, folders, tmp_path, capsys):
@@ -219,19 +220,21 @@ def test_stopped_anywhere_it_goes_on(images, folders, tmp_path, capsys):
 
 def test_captions_that_are_there_are_not_made_again(images, folders, tmp_path):
     out = tmp_path / "captions.jsonl"
-    line = {"image_id": "2", "caption": "my own words \u2028 in two lines", "model": folders["blip"]}
-    out.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    caption(images, out, folders["blip"], **OPTIONS)
+    lines = out.read_text(encoding="utf-8").split("\n")[:-1]
+    line = {"image_id": "1.png", "caption": "my own words \u2028 in two lines", "model": folders["blip"]}
+    out.write_text(lines[0] + "\n" + json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
     caption(images, out, folders["blip"], **OPTIONS)
     records = [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]]
-    assert records[0] == line
-    assert [record["image_id"] for record in records] == list("2013456")
+    assert records[1] == line
+    assert [record["image_id"] for record in records] == [f"{number}.png" for number in range(7)]
 
 
 @pytest.mark.parametrize("content", ["photo", "{}\n", '{"image_id": "1"}\n', "[1]\n", "line\nhalf"])
 def test_other_files_are_left_alone(images, folders, tmp_path, content):
     out = tmp_path / "notes.txt"
     out.write_text(content)
-    with pytest.raises(DataFormatError, match=r"notes.txt:\d.*Name another file"):
+    with pytest.raises(DataFormatError, match=r"notes.txt: .*Name another file"):
         caption(images, out, folders["blip"], **OPTIONS)
     assert out.read_text() == content
 
@@ -239,7 +242,7 @@ def test_other_files_are_left_alone(images, folders, tmp_path, content):
 def test_two_models_do_not_share_a_file(images, folders, tmp_path):
     out = tmp_path / "captions.jsonl"
     caption(images, out, folders["blip"], **OPTIONS)
-    with pytest.raises(DataFormatError, match=r"captions.jsonl:1: found a caption by .*one model in a file"):
+    with pytest.raises(DataFormatError, match=r"captions.jsonl: found an output made otherwise \(model"):
         caption(images, out, folders["git"], **OPTIONS)
 
 
@@ -277,3 +280,41 @@ def test_as_a_command(images, folders, tmp_path, capsys):
     with pytest.raises(SystemExit):
         auto_cli(caption, args=["--help"], as_positional=False)
     assert "Anderson et al. (2018)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_output_that_is_data_is_refused(images, folders, tmp_path):
+    line = json.dumps({"image_id": "1", "caption": "a dog", "model": folders["blip"]})
+    for content in (line + "\n", line, line + "\n" + line[:20]):
+        out = tmp_path / "mine.jsonl"
+        out.write_text(content)
+        with pytest.raises(DataFormatError, match="Name another file"):
+            caption(images, out, folders["blip"], **OPTIONS)
+        assert out.read_text() == content
+
+
+def test_other_options_do_not_share_a_file(images, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("mner.files.WAIT", 0.2)
+    out = tmp_path / "captions.jsonl"
+    caption(images, out, folders["blip"], **OPTIONS)
+    with pytest.raises(DataFormatError, match="max_new_tokens 5, now 6"):
+        caption(images, out, folders["blip"], **{**OPTIONS, "max_new_tokens": 6})
+    held = lock(tmp_path / ".captions.jsonl.lock")
+    with pytest.raises(BusyError, match="Another process"):
+        caption(images, out, folders["blip"], **OPTIONS)
+    held.release()
+
+
+def test_strange_names_are_told_and_the_rest_is_done(images, folders, tmp_path, capsys):
+    for name in (b"caf\xe9.png", b"a\nb.png", b".png"):
+        (images / os.fsdecode(name)).write_bytes((images / "0.png").read_bytes())
+    (images / "0.jpg").write_bytes((images / "1.png").read_bytes())
+    out = tmp_path / "captions.jsonl"
+    for _ in range(2):
+        caption(images, out, folders["blip"], **OPTIONS)
+        assert "unusable name 3" in capsys.readouterr().err
+    names = [json.loads(line)["image_id"] for line in out.read_text().splitlines()]
+    assert sorted(names) == sorted([*(f"{number}.png" for number in range(7)), "0.jpg"])
+    assert len(read_context(out)) in (7, 8)
+    capsys.readouterr()
+    caption(images, "-", folders["blip"], **OPTIONS)
+    assert capsys.readouterr().out == out.read_text()

@@ -42,7 +42,7 @@ REGIONS = {"regions": "random", "top_k": 4, "device": "cpu", "num_workers": 0}
 
 def test_grid_features_are_the_encoders_own(images, tmp_path, capsys):
     store = features(images, tmp_path / "store", **GRID, batch_size=2, dtype="float32")
-    assert sorted(store) == list("01234")
+    assert sorted(store) == ["0.jpg", "1.png", "2.jpg", "3.png", "4.jpg"]
     torch.manual_seed(0)
     encoder, transform = ImageEncoder("test_resnet"), transform_for("test_resnet", 64)
     folder = ImageFolder(images, transform.shorter_side)
@@ -54,7 +54,7 @@ def test_grid_features_are_the_encoders_own(images, tmp_path, capsys):
     assert store.meta["transform"]["size"] == 64
     told = capsys.readouterr().err
     assert "5 images done" in told
-    assert "1 of 6 images could not be read (not an image 1): broken" in told
+    assert "1 of 6 images could not be read (not an image 1): broken.jpg" in told
 
 
 def test_regions_are_the_detectors_own(images, tmp_path):
@@ -142,8 +142,8 @@ def test_a_second_folder_is_added(images, tmp_path):
     picture(9).save(more / "9.png")
     features(images, tmp_path / "store", **REGIONS)
     store = features(more, tmp_path / "store", **REGIONS)
-    assert sorted(store) == list("012349")
-    assert store.broken == {"broken": "not an image"}
+    assert sorted(store) == ["0.jpg", "1.png", "2.jpg", "3.png", "4.jpg", "9.png"]
+    assert store.broken == {"broken.jpg": "not an image"}
 
 
 def test_other_weights_are_not_mixed_in(images, tmp_path):
@@ -250,3 +250,28 @@ def test_regions_have_the_sizes_of_their_images(images, tmp_path):
 def test_crops_cannot_be_fewer_than_none(images, tmp_path):
     with pytest.raises(ValueError, match="`crops` to be 0 or more, but got -1"):
         features(images, tmp_path / "store", **GRID, crops=-1)
+def test_strange_names_are_told_and_the_rest_is_done(images, tmp_path, capsys):
+    for name in (b"caf\xe9.jpg", b"a\tb.jpg", b"a\nb.jpg", b".jpg"):
+        (images / os.fsdecode(name)).write_bytes((images / "0.jpg").read_bytes())
+    (images / "d").write_bytes((images / "1.png").read_bytes())
+    for _ in range(2):
+        store = features(images, tmp_path / "store", **REGIONS)
+        assert sorted(store) == ["0.jpg", "1.png", "2.jpg", "3.png", "4.jpg", "d"]
+        told = capsys.readouterr().err
+        assert "5 of 11 images could not be read (unusable name 4, not an image 1)" in told
+        assert all(name in told for name in (".jpg", r"caf\udce9.jpg", r"a\tb.jpg", r"a\nb.jpg"))
+    assert np.array_equal(store["d"], store["1"])
+
+
+def test_names_of_two_stems(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    picture(1).save(folder / "1.jpg")
+    picture(2).save(folder / "1.png")
+    store = features(folder, tmp_path / "store", **REGIONS, names_out=tmp_path / "names.jsonl")
+    assert not np.array_equal(store["1.jpg"], store["1.png"])
+    notes = tmp_path / "notes.jsonl"
+    notes.write_text("mine")
+    with pytest.raises(DataFormatError, match="Move it away"):
+        features(folder, tmp_path / "store", **REGIONS, names_out=notes)
+    assert notes.read_text() == "mine"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -65,7 +66,7 @@ def test_json_lines(tmp_path, checkpoint):
         for entity in record["entities"]:
             assert record["text"][entity["start"] : entity["end"]] == entity["text"]
             assert record["words"][entity["word_start"] : entity["word_end"]]
-    assert (second["id"], second["words"]) == ("2", ["Dr", ".", "Seuss"])
+    assert (second["id"], second["number"], second["words"]) == (None, 2, ["Dr", ".", "Seuss"])
     assert (third["id"], third["words"], third["entities"]) == ("7", [], [])
 
 
@@ -379,7 +380,8 @@ def test_files_of_others_are_left_alone(tmp_path, name, content):
     assert path.read_text() == content
 
 
-def test_two_writers_are_one_too_many(tmp_path):
+def test_two_writers_are_one_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("mner.files.WAIT", 0.2)
     path = str(tmp_path / "out.jsonl")
     with Sink(path, "jsonl"), pytest.raises(MNERError, match="Another process"):
         Sink(path, "jsonl")
@@ -408,3 +410,126 @@ def test_wrong_arguments(tmp_path, checkpoint, capsys):
     assert main(["tag", str(tmp_path / "no.jsonl"), "--checkpoint", checkpoint]) == 2
     assert "No input" in capsys.readouterr().err
     assert main(["tag", write(tmp_path / "p.jsonl", {"text": "a"}), "--checkpoint", str(tmp_path / "no.ckpt")]) == 2
+
+
+POSTS = {"id": "77", "text": "so proud of Quillon today"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gold.txt", "IMGID:a\nAnna\tB-PER\n\nIMGID:b\nhand\tO\nmade\tO\ngold\tB-MISC\n"),
+        ("gold.txt", "IMGID:a\nAnna\tB-PER\n\n"),
+        ("train.jsonl", '{"id": "1", "tokens": ["Anna"], "label": ["B-PER"]}\n{"id": "2", "tokens": ["a"], "label"'),
+        ("posts.jsonl", '{"id": "1", "text": "a"}\n{"id": "2", "text": "no line break behind"}'),
+        ("old.jsonl", '{"id": "1", "text": "", "words": [], "tags": [], "entities": [], "has_image": false}\n'),
+        ("notes.jsonl", "{"),
+    ],
+)
+def test_an_output_that_is_data_is_refused(tmp_path, checkpoint, name, content, capsys):
+    given = write(tmp_path / "in.jsonl", POSTS)
+    path = tmp_path / name
+    path.write_text(content)
+    before = path.stat().st_mtime_ns
+    assert main(["tag", given, "--checkpoint", checkpoint, "--output", str(path), "--device", "cpu"]) == 2
+    assert path.read_text() == content
+    assert path.stat().st_mtime_ns == before
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == sorted(["in.jsonl", name])
+
+
+@pytest.mark.parametrize("command", ["tag", "show"])
+@pytest.mark.parametrize("kind", ["same", "symbolic", "hard", "spelling"])
+def test_an_output_that_is_the_input_is_refused(tmp_path, checkpoint, command, kind, capsys):
+    given = Path(write(tmp_path / "in.jsonl", POSTS))
+    out = {"same": given, "spelling": tmp_path / ".." / tmp_path.name / "in.jsonl"}.get(kind, tmp_path / "other.jsonl")
+    if kind == "symbolic":
+        out.symlink_to(given)
+    if kind == "hard":
+        os.link(given, out)
+    before = given.read_bytes()
+    assert main([command, str(given), "--checkpoint", checkpoint, "--output", str(out), "--device", "cpu"]) == 2
+    assert "is an input" in capsys.readouterr().err
+    assert given.read_bytes() == before
+    assert main([command, str(given), "--checkpoint", checkpoint, "--output", checkpoint, "--device", "cpu"]) == 2
+
+
+def test_an_output_of_ours_that_is_the_input(tmp_path, checkpoint):
+    given = write(tmp_path / "in.jsonl", POSTS)
+    first = tmp_path / "first.jsonl"
+    assert tag(given, checkpoint, str(first), device="cpu") == 0
+    before = first.read_bytes()
+    with pytest.raises(MNERError, match="is an input"):
+        tag(str(first), checkpoint, str(first), device="cpu")
+    assert first.read_bytes() == before
+
+
+def test_goes_on_only_with_the_same_input_model_and_options(tmp_path, checkpoint, posts_folder, bert_folder):
+    given = write(tmp_path / "in.jsonl", POSTS)
+    out = tmp_path / "out.jsonl"
+    assert tag(given, checkpoint, str(out), device="cpu") == 0
+    before = out.read_bytes()
+    other = write(tmp_path / "other.jsonl", {"id": "78", "text": "b"})
+    with pytest.raises(DataFormatError, match=r"made otherwise.*input"):
+        tag(other, checkpoint, str(out), device="cpu")
+    (tmp_path / "m").mkdir()
+    model = save_checkpoint(tmp_path / "m" / "text.ckpt", TextOnly, posts_folder, bert_folder, max_length=99)
+    with pytest.raises(DataFormatError, match=r"made otherwise.*model"):
+        tag(given, str(model), str(out), device="cpu")
+    with pytest.raises(DataFormatError, match=r"made otherwise.*words"):
+        tag(given, checkpoint, str(out), words="twitter2015", device="cpu")
+    assert out.read_bytes() == before
+    with open(given, "a") as file:  # posts that are added are tagged
+        file.write('{"id": "79", "text": "a"}\n')
+    assert tag(given, checkpoint, str(out), device="cpu", batch_size=1) == 0
+    assert out.read_bytes().startswith(before)
+    assert [record["id"] for record in lines(out)] == ["77", "79"]
+
+
+def test_a_page_of_somebody_else_is_left_alone(tmp_path, checkpoint, capsysbinary):
+    given = write(tmp_path / "in.jsonl", POSTS)
+    page = tmp_path / "page.html"
+    page.write_text("<html>mine</html>")
+    command = ["show", given, "--checkpoint", checkpoint, "--device", "cpu", "--output"]
+    assert main([*command, str(page)]) == 2
+    assert page.read_text() == "<html>mine</html>"
+    for _ in range(2):
+        assert main([*command, str(tmp_path / "new.html")]) == 0
+    capsysbinary.readouterr()
+    assert main([*command, "-"]) == 0
+    assert capsysbinary.readouterr().out == (tmp_path / "new.html").read_bytes()
+    assert not Path("-").exists()
+
+
+def test_other_fields_of_a_post_stay(tmp_path, checkpoint, capsys):
+    own = {"author": "Björk", "date": [2017, 6], "likes": 3.5, "nested": {"a": None, "b": [True]}, "image": "7.jpg"}
+    given = write(
+        tmp_path / "in.jsonl",
+        {"id": "a", "text": "Anna", **own},
+        {"id": "b", "text": "Anna", "tags": ["news"], "words": 2, "error": "none", "given": 1},
+        {"id": "c", "author": "me"},
+        {"author": "you", "tokens": ["Anna"]},
+        {"id": "2", "text": "Anna"},
+        {"id": "4", "text": "Anna"},
+        {"id": "line 4", "text": "Anna"},
+    )
+    out = tmp_path / "out.jsonl"
+    assert tag(given, checkpoint, str(out), device="cpu") == 0
+    a, b, c, made_up, *given_ids = lines(out)
+    assert {key: a[key] for key in own} == own
+    assert b["given"] == {"tags": ["news"], "words": 2, "error": "none", "given": 1}
+    assert "author" in c
+    assert "neither 'text'" in c["error"]
+    assert (made_up["id"], made_up["number"], made_up["author"]) == (None, 4, "you")
+    assert [record["id"] for record in given_ids] == ["2", "4", "line 4"]
+    assert not [record for record in (a, b, made_up, *given_ids) if "error" in record]
+    assert "under 'given' (tags 1" in capsys.readouterr().err
+    before = out.read_bytes()
+    assert tag(given, checkpoint, str(out), device="cpu") == 0
+    assert out.read_bytes() == before
+    conll = tmp_path / "out.conll"
+    for _ in range(2):
+        assert tag(given, checkpoint, str(conll), device="cpu") == 0
+    assert [post.id for post in read_conll(conll)] == ["a", "b", "line 4", "2", "4"]
+    errors = lines(tmp_path / "out.conll.errors.jsonl")
+    assert [record["id"] for record in errors] == ["c", "line 4"]

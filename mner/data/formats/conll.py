@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from os import PathLike
-from pathlib import Path
 from sys import intern
 
 from mner.data.examples import Example
 from mner.data.formats.images import image_key
 from mner.data.formats.lines import UniqueIds, check_tag, read_lines, shown
 from mner.errors import DataFormatError
+from mner.files import whole
 
 CONLL_SUFFIXES = (".txt", ".conll")
 IMGID = "IMGID:"
@@ -81,7 +81,8 @@ def write_conll(path: str | PathLike[str], examples: Iterable[Example]) -> None:
             raise ValueError(f"Post {example.id!r} has an empty field or a tab or line break in one; use write_jsonl")
         rows = zip(example.words, example.tags, strict=True)
         blocks.append("".join([f"{IMGID}{example.id}\n", *(f"{word}\t{tag}\n" for word, tag in rows)]))
-    Path(path).write_bytes("\n".join(blocks).encode())
+    with whole(path) as file:
+        file.write("\n".join(blocks).encode())
 
 
 def is_id_line(line: str) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any, NamedTuple
 
 from mner.data.examples import Example
-from mner.data.formats.images import image_key as image_key
+from mner.data.formats.image_names import image_key as image_key
+from mner.data.formats.image_names import split_name
 from mner.data.formats.lines import json_object, json_type, read_lines, shown, text_field
 from mner.errors import DataFormatError
 
@@ -24,21 +25,42 @@ class Texts(Mapping[str, str]):
     Args:
         by_post: Texts by post id.
         by_image: Texts by image id.
+        several: Names that differ in their suffix and have texts of their own, by what they have in common. They alone
+            keep their suffixes as keys.
     """
 
-    def __init__(self, by_post: Mapping[str, str], by_image: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        by_post: Mapping[str, str],
+        by_image: Mapping[str, str],
+        several: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.by_post = dict(by_post)
         self.by_image = dict(by_image)
+        self.several = dict(several or {})
 
     def find(self, post: Example) -> str:
         """The text of a post, by its own id or else by its image; "" where there is none."""
-        text = self.by_post.get(image_key(post.id))
-        of_images = (self.by_image.get(image_key(image_id)) for image_id in post.image_ids)
-        return next((some for some in of_images if some), "") if text is None else text
+        text = self._of(self.by_post, post.id)
+        if text is not None:
+            return text
+        for image_id in post.image_ids:
+            if text := self._of(self.by_image, image_id):
+                return text
+            if names := self.several.get(image_key(image_id)):
+                found = f"texts of {' and '.join(names)} for the image {image_id!r}"
+                raise DataFormatError("context", None, found, "one text", "Give the image id with its suffix.")
+        return ""
+
+    def _of(self, texts: Mapping[str, str], key: str) -> str | None:
+        """By the name as it is, else without its suffix."""
+        return texts.get(key, texts.get(image_key(key)))
 
     def __getitem__(self, key: str) -> str:
-        key = image_key(key)
-        return self.by_post[key] if key in self.by_post else self.by_image[key]
+        for texts in (self.by_post, self.by_image):
+            if (text := self._of(texts, key)) is not None:
+                return text
+        raise KeyError(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys((*self.by_post, *self.by_image)))
@@ -74,7 +96,8 @@ def read_context(path: str | PathLike[str], *more: str | PathLike[str]) -> Texts
         for number, line in enumerate(lines, start=1):
             if line:
                 read(entries, file, number, line)
-    return Texts(entries.by_post, {key: text for key, text in entries.by_image.items() if key not in entries.ambiguous})
+    by_image = {key: text for key, text in entries.by_image.items() if key not in entries.ambiguous}
+    return Texts(entries.by_post, by_image, entries.several)
 
 
 def attach(examples: Iterable[Example], sources: Mapping[str, Mapping[str, str]]) -> Attached:
@@ -112,11 +135,22 @@ class _Entries:
         self.by_post: dict[str, str] = {}
         self.by_image: dict[str, str] = {}
         self.ambiguous: set[str] = set()  # images with several posts, each with its own text
+        self.several: dict[str, list[str]] = {}
+        self._suffixes: dict[tuple[str, str], str] = {}  # of the first name that brought a text
         self._places: dict[tuple[str, str], str] = {}
 
     def add(self, kind: str, key: str, text: str, path: str | PathLike[str], number: int) -> None:
         texts = self.by_post if kind == "id" else self.by_image
-        key = image_key(key)
+        key, suffix = split_name(key)
+        first = self._suffixes.setdefault((kind, key), suffix)
+        if key in self.several and suffix:
+            key += suffix
+        elif suffix and first and suffix != first and texts.get(key, text) != text:
+            # 7.jpg and 7.png, each with a text of its own: from now on they are two.
+            self.several[key] = [key + first, key + suffix]
+            texts[key + first] = texts.pop(key)
+            self._places[kind, key + first] = self._places[kind, key]
+            key += suffix
         if texts.setdefault(key, text) != text:
             place = self._places[kind, key]
             found = f"another text for {kind} {key!r} than at {place}"

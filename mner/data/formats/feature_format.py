@@ -5,7 +5,7 @@ A store is a folder:
 | file | what |
 |---|---|
 | `meta.json` | encoder, its weights' name and hash, transform, kind, width, dtype, counts, version of mner |
-| `index.tsv` | one line an image, in order: number of regions, image key |
+| `index.tsv` | one line an image, in order: number of regions, name of the image's file |
 | `features.bin` | (all regions, f) float16 or float32, little-endian, one image after another |
 | `boxes.bin` | for detected regions: (all regions, 4) float32 |
 | `scores.bin`, `labels.bin` | for detected regions: (all regions,) float32 and int16 |

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mner.data.formats.feature_format import columns_of, read_broken, read_index, read_meta
 from mner.data.formats.feature_writer import FeatureWriter as FeatureWriter
-from mner.data.formats.images import Reason, image_key
+from mner.data.formats.image_names import ImageNames, image_key
+from mner.data.formats.images import Reason
 from mner.data.inputs import cell_boxes
 from mner.errors import DataFormatError
 
@@ -22,7 +23,8 @@ class FeatureStore:
     """Reads a store, whose files `mner.data.formats.feature_format` describes.
 
     `store[image_id]` is a read-only view (r, f) into the memory map: nothing is read until it is used, and nothing is
-    copied. Image ids may carry a suffix (`.jpg`). Processes share the pages: a pickled store is a path, opened anew.
+    copied. Which image an id means, `mner.data.formats.image_names` says. Processes share the pages: a pickled store
+    is a path, opened anew.
 
     Args:
         path: Folder of the store.
@@ -44,6 +46,9 @@ class FeatureStore:
             )
         counts = read_index(self.path / "index.tsv", repair=False)
         self._rows = {key: number for number, key in enumerate(counts)}
+        # Older stores name images without suffix.
+        self.names_index = ImageNames((), self.path)
+        self._indexed = False
         self._ends = np.cumsum([0, *counts.values()], dtype=np.int64)
         total = int(self._ends[-1])
         expected = {"images": len(counts), "regions": total}
@@ -87,11 +92,11 @@ class FeatureStore:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[str]:
-        """The image keys, in order."""
+        """The names of the images, in order."""
         return iter(self._rows)
 
     def __contains__(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and (image_id in self._rows or image_key(image_id) in self._rows)
+        return isinstance(image_id, str) and self._name(image_id) is not None
 
     def __getitem__(self, image_id: str) -> NDArray[Any]:
         """Features (r, f)."""
@@ -155,11 +160,11 @@ class FeatureStore:
 
     def missing(self, image_ids: Iterable[str]) -> list[str]:
         """Those of `image_ids` of which the store knows nothing: neither features nor that the image is broken."""
-        broken = self.broken
+        broken = ImageNames(self.broken, self.path)
         return [
             image_id
             for image_id in dict.fromkeys(image_ids)
-            if image_id not in self and image_key(image_id) not in broken
+            if image_id not in self and broken.find(image_id) is None
         ]
 
     def check(self, width: int | None = None, kind: str | None = None) -> None:
@@ -179,14 +184,22 @@ class FeatureStore:
                     "Extract features for this model (`mner features`), or change the model.",
                 )
 
+    def _name(self, image_id: str) -> str | None:
+        if image_id in self._rows:
+            return image_id
+        if not self._indexed:
+            self.names_index, self._indexed = ImageNames(self._rows, self.path), True
+        # "7.jpg" in an older store's "7" is the same image, and not loosely so.
+        key = image_key(image_id)
+        if not self.meta.get("suffixes") and key in self._rows:
+            return key
+        return self.names_index.find(image_id)
+
     def _slice(self, column: str, image_id: str) -> NDArray[Any]:
-        row = self._rows.get(image_id)
-        if row is None:
-            row = self._rows.get(image_key(image_id))
-            if row is None:
-                raise KeyError(
-                    f"{self.path} has no features of image {image_id!r}; `in` and `missing` say which it has"
-                )
+        name = self._name(image_id)
+        if name is None:
+            raise KeyError(f"{self.path} has no features of image {image_id!r}; `in` and `missing` say which it has")
+        row = self._rows[name]
         if column not in self._maps:
             raise ValueError(f"{self.path} holds a grid of features; only detected regions have {column}")
         return self._maps[column][self._ends[row] : self._ends[row + 1]]

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 import mner
 from mner.data.formats.feature_format import DTYPES, VERSION, columns_of, read_broken, read_index, read_meta
-from mner.data.formats.images import Reason, image_key
+from mner.data.formats.image_names import image_key, unusable
+from mner.data.formats.images import Reason
 from mner.errors import DataFormatError
 from mner.files import flush, lock, replace, write_json
 
-_CHANGES = ("mner_features", "mner", "complete", "images", "regions")  # what may differ when writing goes on
+# What may differ when writing goes on.
+_CHANGES = ("mner_features", "mner", "complete", "images", "regions", "suffixes")
 
 
 class FeatureWriter:
@@ -45,7 +47,7 @@ class FeatureWriter:
 
     Raises:
         DataFormatError: If the folder holds features of another kind, encoder, weights, transform, ...
-        BlockingIOError: If another process is writing there.
+        BusyError: If another process is writing there.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class FeatureWriter:
             "transform": dict(transform or {}),
             "dtype": dtype,
             "classes": list(classes),
+            "suffixes": True,  # images are known by the names of their files; older stores drop the suffixes
             "mner": mner.__version__,
             "complete": False,
             **({"sizes": True} if sizes else {}),
@@ -85,14 +88,14 @@ class FeatureWriter:
         }
         self._labels = {name: number for number, name in enumerate(classes)}
         self._make_folder()
-        self._lock = lock(self.path)
+        self._lock = lock(self.path / "lock", self.path)
         try:
             self._go_on_without_sizes()
             self._check_old_meta()
             self._counts, self.broken = read_index(self.path / "index.tsv", repair=True), read_broken(self.path)
             self._cut()
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
         write_json(self.path / "meta.json", self.meta)
         self._files = {name: (self.path / column.file).open("ab") for name, column in columns_of(self.meta).items()}
@@ -110,7 +113,7 @@ class FeatureWriter:
         return len(self._counts)
 
     def __contains__(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and image_key(image_id) in self._counts
+        return isinstance(image_id, str) and self._key(image_id) in self._counts
 
     def append(
         self,
@@ -136,13 +139,13 @@ class FeatureWriter:
         Raises:
             ValueError: If shapes or counts do not fit, an id is there already, or a number is not finite in `dtype`.
         """
-        keys = [image_key(image_id) for image_id in image_ids]
+        keys = [self._key(image_id) for image_id in image_ids]
         again = [key for position, key in enumerate(keys) if key in self._counts or key in keys[:position]]
         if again:
             raise ValueError(f"Expected images that the store does not have, but got {again}")
-        unusable = [key for key in keys if not key or "\n" in key or "\t" in key]
-        if unusable:
-            raise ValueError(f"Expected image ids without tabs and line breaks, but got {unusable}")
+        refused = [key for key in keys if unusable(key)]
+        if refused:
+            raise ValueError(f"Expected image ids in UTF-8, without tabs and line breaks, but got {refused}")
         given: dict[str, Sequence[Any] | None] = {"features": features}
         if self.meta["kind"] == "regions":
             labels = None if names is None else [[self._label(name) for name in some] for some in names]
@@ -164,7 +167,7 @@ class FeatureWriter:
         Args:
             broken: Images that could not be read, by image key, with the reason.
         """
-        self.broken.update(broken or {})
+        self.broken.update({self._key(name): reason for name, reason in (broken or {}).items()})
         self.broken = {key: reason for key, reason in self.broken.items() if key not in self._counts}
         write_json(self.path / "broken.json", self.broken)
         counted = {"images": len(self._counts), "regions": sum(self._counts.values())}
@@ -173,8 +176,12 @@ class FeatureWriter:
 
     def close(self) -> None:
         """Close the files; without `finish` the store stays incomplete and can be gone on with."""
-        for file in (*self._files.values(), self._index, self._lock):
+        for file in (*self._files.values(), self._index):
             file.close()
+        self._lock.release()
+
+    def _key(self, image_id: str) -> str:
+        return image_id if self.meta["suffixes"] else image_key(image_id)
 
     def _label(self, name: str) -> int:
         if name not in self._labels:
@@ -225,6 +232,7 @@ class FeatureWriter:
         if not (self.path / "meta.json").exists():
             return
         old = read_meta(self.path)
+        self.meta["suffixes"] = bool(old.get("suffixes"))  # an older store goes on as it was begun
         # Through JSON and back, so that tuples compare equal to lists.
         new = json.loads(json.dumps(self.meta))
         known = dict.fromkeys((*new, "sizes", "groups"))

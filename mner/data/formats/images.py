@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mner.data.formats.image_names import SUFFIXES as SUFFIXES
+from mner.data.formats.image_names import ImageNames, split_name, unusable
+from mner.data.formats.image_names import image_key as image_key
+from mner.data.formats.image_names import shown as shown
 from mner.errors import DataNotFoundError
 
-Reason = Literal["", "missing", "unreadable", "empty", "not an image", "too large", "truncated or damaged"]
+Reason = Literal[
+    "", "missing", "unreadable", "empty", "not an image", "too large", "truncated or damaged", "unusable name"
+]
 """Why an image could not be opened; empty where it could."""
-SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 89_478_485
 """More than this many pixels is taken for a decompression bomb, as Pillow does by default."""
 MANY_PIXELS = 16_000_000
 """A picture with more is made smaller as soon as it is decoded, where less is needed: a batch would fill the memory."""
 # Not all that Pillow opens: for EPS, for instance, it runs another program.
 _FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-_SUFFIX = re.compile("(" + "|".join(map(re.escape, SUFFIXES)) + ")$", re.IGNORECASE)
-
-
-def image_key(image_id: str) -> str:
-    """An image id, or the name of an image file, without its suffix.
-
-    >>> image_key("17_06_4705.jpg"), image_key("130"), image_key("a.b.PNG")
-    ('17_06_4705', '130', 'a.b')
-    """
-    return _SUFFIX.sub("", image_id)
 
 
 def load_image(path: str | os.PathLike[str] | BinaryIO, size: int | None = None) -> tuple[Image.Image | None, Reason]:
@@ -138,15 +132,17 @@ class ImageSource(Protocol):
 
 
 class ImageFolder:
-    """The image files of one folder by image key, from one listing of it. Sub-folders are left alone.
+    """The image files of one folder, from one listing of it: by their suffix, or without any dot in their name.
 
-    An image id finds its file with or without a suffix, and whichever suffix the file has. Only files of the folder
-    are ever found, so that an id such as `../secret` finds nothing. Of two files with one key, the first in
-    alphabetical order counts.
+    `mner.data.formats.image_names` says which file an image id means. Files of sub-folders are found by exactly their
+    name (`sub/7.jpg`) and are not listed. No name leads out of the folder: `../secret` finds nothing.
 
     Args:
         folder: The folder.
         size: Shorter side that `open` needs; see `load_image`.
+
+    Attributes:
+        unusable: Names of image files that no index can hold, such as one with a line break.
 
     Raises:
         DataNotFoundError: If there is no such folder.
@@ -158,24 +154,33 @@ class ImageFolder:
         if not self.folder.is_dir():
             raise DataNotFoundError(f"Expected a folder with images at {str(folder)!r}, but there is none")
         with os.scandir(self.folder) as entries:
-            names = sorted(entry.name for entry in entries if _SUFFIX.search(entry.name) and not _is_folder(entry))
-        self._names: dict[str, str] = {}  # key -> file name: a million paths would weigh much more
-        for name in names:
-            self._names.setdefault(image_key(name), name)
+            names = sorted(entry.name for entry in entries if _looks_like_image(entry.name) and not _is_folder(entry))
+        self.unusable = [name for name in names if unusable(name)]
+        bad = set(self.unusable)
+        self.names = ImageNames((name for name in names if name not in bad) if bad else names, self.folder)
+        self._size = len(names) - len(bad)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return self._size
 
     def __iter__(self) -> Iterator[str]:
-        """The image keys, in alphabetical order of their files."""
-        return iter(self._names)
+        """The names of the image files, in alphabetical order but for those that differ in their suffix."""
+        return iter(self.names)
 
     def __contains__(self, image_id: str) -> bool:
-        return image_key(image_id) in self._names
+        return self.find(image_id) is not None
 
     def find(self, image_id: str) -> Path | None:
-        """The file of an image id, or None."""
-        name = self._names.get(image_key(image_id))
+        """The file of an image id, or None.
+
+        Raises:
+            DataFormatError: If it may be one of several, which are named.
+        """
+        if "/" in image_id or os.sep in image_id or image_id in ("", ".", ".."):
+            return self._below(image_id)
+        if self.names.has(image_id) or self._is_file(image_id):
+            return self.folder / image_id
+        name = self.names.find(image_id)
         return None if name is None else self.folder / name
 
     def missing(self, image_ids: Iterable[str]) -> list[str]:
@@ -190,6 +195,33 @@ class ImageFolder:
     def open(self, image_id: str) -> Image.Image | None:
         """The image, or None where it is missing or broken."""
         return self.load(image_id)[0]
+
+    def _below(self, image_id: str) -> Path | None:
+        """A file of a sub-folder, by exactly its name."""
+        path = self.folder / image_id
+        try:
+            inside = ".." not in path.parts and path.is_file() and path.resolve().parent.is_relative_to(self._root)
+        except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
+            return None
+        return path if inside and image_id else None
+
+    @cached_property
+    def _root(self) -> Path:
+        return self.folder.resolve()
+
+    def _is_file(self, name: str) -> bool:
+        """Whether there is a file of exactly this name, which need not look like an image."""
+        if _looks_like_image(name):
+            return False  # it would be listed; millions of ids are not to be asked for one by one
+        try:
+            return os.path.isfile(self.folder / name)
+        except (OSError, ValueError):
+            return False
+
+
+def _looks_like_image(name: str) -> bool:
+    """By its suffix; a name without a dot may be an image, as downloads by id are, and `.jpg` has no other name."""
+    return "." not in name or split_name(f"x{name}")[1] != ""
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from mner.data.examples import Example
 from mner.data.formats.lines import UniqueIds, check_tag, json_object, read_lines, string_list, text_field
 from mner.errors import DataFormatError
+from mner.files import whole
 
 JSON_SUFFIXES = (".jsonl", ".json")
 
@@ -47,14 +48,14 @@ def read_jsonl(path: str | PathLike[str]) -> list[Example]:
 
 def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
     """Write posts so that `read_jsonl` gives them back. Context is not written."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with whole(path) as file:
         for example in examples:
             record: dict[str, Any] = {"id": example.id, "image_id": example.image_id, "tokens": example.words}
             if example.more_images:
                 record["image_ids"] = example.image_ids
             if example.tags is not None:
                 record["label"] = example.tags
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
 
 
 def _image_ids(path: str | PathLike[str], number: int, record: dict[str, Any]) -> tuple[str, ...]:

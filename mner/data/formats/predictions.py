@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ from mner.data.formats.lines import (
     text_field,
 )
 from mner.errors import DataFormatError
+from mner.files import STANDARD, refuse_foreign, whole, write_text
 from mner.labels import spans
 
 FORMAT = 1
+MARK = '{"mner_predictions": '
+"""How a prediction file begins."""
 """Version of the format, the value of `mner_predictions` in the header."""
 
 
@@ -118,9 +122,10 @@ def prediction_header(
 
 
 def write_predictions(path: str | PathLike[str], header: Mapping[str, Any], posts: Iterable[Prediction] = ()) -> None:
-    """Write a prediction file. `posts` may be a generator: each is written as it comes.
+    """Write a prediction file; `-` is the standard output. A prediction file that is there is replaced.
 
     Raises:
+        DataFormatError: If there is another file.
         ValueError: If the header is not one of this format, or a post contradicts itself.
     """
     if header.get("mner_predictions") != FORMAT:
@@ -128,9 +133,15 @@ def write_predictions(path: str | PathLike[str], header: Mapping[str, Any], post
             f"Expected a header with mner_predictions={FORMAT}, but got {header.get('mner_predictions')!r}; "
             "`prediction_header` makes one"
         )
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(dict(header), ensure_ascii=False) + "\n")
-    append_predictions(path, posts)
+    first = json.dumps({"mner_predictions": FORMAT, **header}, ensure_ascii=False) + "\n"
+    if os.fspath(path) == STANDARD:
+        write_text(path, first + "".join(map(_line, posts)), MARK)
+        return
+    refuse_foreign(path, MARK)
+    with whole(path) as file:
+        file.write(first.encode())
+        for post in posts:
+            file.write(_line(post).encode())
 
 
 def append_predictions(path: str | PathLike[str], posts: Iterable[Prediction]) -> None:
@@ -141,19 +152,23 @@ def append_predictions(path: str | PathLike[str], posts: Iterable[Prediction]) -
     """
     with open(path, "a", encoding="utf-8", newline="\n") as file:
         for post in posts:
-            fault = _fault(post)
-            if fault:
-                raise ValueError(f"Expected a prediction for each word, but post {post.id!r} has {fault}")
-            record = {
-                "id": post.id,
-                "image_id": post.image_id,
-                "words": post.words,
-                "gold": post.gold,
-                "pred": post.pred,
-                "entities": [entity._asdict() for entity in post.entities],
-                "has_image": post.has_image,
-            }
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(_line(post))
+
+
+def _line(post: Prediction) -> str:
+    fault = _fault(post)
+    if fault:
+        raise ValueError(f"Expected a prediction for each word, but post {post.id!r} has {fault}")
+    record = {
+        "id": post.id,
+        "image_id": post.image_id,
+        "words": post.words,
+        "gold": post.gold,
+        "pred": post.pred,
+        "entities": [entity._asdict() for entity in post.entities],
+        "has_image": post.has_image,
+    }
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_predictions(path: str | PathLike[str]) -> Predictions:

@@ -15,6 +15,7 @@ from mner.data.huggingface.images import DatasetImages
 from mner.data.huggingface.tables import import_datasets
 from mner.data.sources import find_context, find_images, find_splits
 from mner.errors import DataFormatError
+from mner.files import REGISTER, output_folder
 from mner.labels import bio_labels, entity_types
 
 if TYPE_CHECKING:
@@ -119,8 +120,7 @@ def export(
         Exit code 0.
     """
     import_datasets()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataFormatError(out, None, "something there already", "a new or empty folder")
+    _refuse_full(out)
     posts = {split: read_posts(file) for split, file in find_splits(root).items()}
     named = entity_types(sorted({tag for part in posts.values() for post in part for tag in post.tags or ()}))
     labels = bio_labels(types or sorted(named))
@@ -134,9 +134,17 @@ def export(
         there = sum(post.image_id is not None and place is not None and post.image_id in place for post in part)
         without = "".join(f", {count:,} without a text of {name}" for name, count in found.missing.items() if count)
         print(f"{split}: {len(part):,} posts, {there:,} images{without}")
-    _together(splits).save_to_disk(str(out))
+    with output_folder(out, check=_refuse_full) as draft:
+        _together(splits).save_to_disk(str(draft))
     print(f"Written to {out}. To train on it: --data DatasetsDataModule --data.path {out}")
     return 0
+
+
+def _refuse_full(out: Path) -> None:
+    names = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    others = any(not name.startswith(".mner") for name in names)
+    if (out.exists() and not out.is_dir()) or (others and REGISTER not in names):  # or one that was stopped
+        raise DataFormatError(out, None, "something there already", "a new or empty folder")
 
 
 def _together(splits: Mapping[str, Any]) -> Any:

@@ -99,7 +99,8 @@ GOOD = '{"image_id": "1.jpg", "caption": "a"}'
 @pytest.mark.parametrize(
     ("lines", "line", "found"),
     [
-        ([GOOD, '{"image_id": "1.png", "caption": "b"}'], 2, "another text for image_id '1'"),
+        ([GOOD, '{"image_id": "1.png", "caption": "b"}'] * 2 + ["1.png :c"], 5, "1.png :c"),
+        (["1.jpg :a", "1.png :b", "1.png :c"], 3, "another text for image_id '1.png'"),
         ([GOOD, "", '{"image_id": "1", "caption": "b"}'], 3, "another text for image_id '1'"),
         (['{"id": "1", "text": "a"}', '{"id": "1", "text": "b"}'], 2, "another text for id '1'"),
         (['{"id": "5", "image_id": "1", "text": "b"}', GOOD], 2, "another text for image_id '1'"),
@@ -153,3 +154,15 @@ def test_find_text_in_a_plain_mapping():
     assert find_text({"9": "by image"}, post("1", "9.jpg")) == "by image"
     assert find_text({"9.jpg": "by name"}, post("1", "9.jpg")) == "by name"
     assert find_text({"8": "other"}, post("1", "9.jpg")) == ""
+
+
+def test_two_images_of_one_stem_have_texts_of_their_own(tmp_path):
+    texts = read_context(write(tmp_path / "a.txt", "1.jpg :a", "1.png :b", "2.jpg :c", "2.png :c", "1.gif :d"))
+
+    def of(image_id):
+        return find_text(texts, Example("post", image_id, ("word",)))
+
+    assert [of("1.jpg"), of("1.png"), of("1.gif"), of("2.jpg"), of("2.png"), of("2")] == ["a", "b", "d", "c", "c", "c"]
+    for unclear in ("1", "1.webp"):
+        with pytest.raises(DataFormatError, match=r"texts of 1.jpg and 1.png"):
+            of(unclear)

@@ -35,11 +35,12 @@ def test_what_is_written_is_read(tmp_path):
     with FeatureWriter(tmp_path, **OPTIONS, transform=transform) as writer:
         writer.append(["a.jpg", "b"], [grid(1), grid(2, rows=5)])
         writer.append(["c"], [grid(3, rows=0)])
-        assert "a" in writer
+        assert "a.jpg" in writer
+        assert "a.png" not in writer
         assert len(writer) == 3
         writer.finish({"d": "empty"})
     store = FeatureStore(tmp_path)
-    assert (store.width, store.kind, len(store), list(store)) == (4, "grid", 3, ["a", "b", "c"])
+    assert (store.width, store.kind, len(store), list(store)) == (4, "grid", 3, ["a.jpg", "b", "c"])
     assert np.array_equal(store["a"], grid(1).astype(np.float16))
     assert np.array_equal(store["b.jpg"], grid(2, rows=5).astype(np.float16))
     assert store["c"].shape == (0, 4)
@@ -100,7 +101,7 @@ def test_an_empty_store(tmp_path):
         ({"names": [["dog", "dog", "cat"]]}, "but got 'cat'"),
         ({"features": [grid(1) * 1e6]}, "not finite as <f2; use dtype 'float32'"),
         ({"features": [grid(1) * float("nan")]}, "not finite"),
-        ({"image_ids": ["old.jpg"]}, r"does not have, but got \['old'\]"),
+        ({"image_ids": ["old"]}, r"does not have, but got \['old'\]"),
         ({"image_ids": ["a\tb"]}, "without tabs"),
     ],
 )
@@ -117,7 +118,38 @@ def test_bad_input_changes_nothing(tmp_path, change, message):
 
 def test_the_same_id_twice_in_one_call(tmp_path):
     with FeatureWriter(tmp_path, **OPTIONS) as writer, pytest.raises(ValueError, match=r"but got \['a'\]"):
-        writer.append(["a", "a.jpg"], [grid(1), grid(1)])
+        writer.append(["a", "a"], [grid(1), grid(1)])
+
+
+def test_a_name_with_a_suffix_is_that_image(tmp_path):
+    with FeatureWriter(tmp_path, **OPTIONS) as writer:
+        writer.append(["1.jpg", "1.png", "2.JPG"], [grid(1), grid(2), grid(3)])
+        writer.finish({"3.png": "empty"})
+    store = FeatureStore(tmp_path)
+    assert list(store) == ["1.jpg", "1.png", "2.JPG"]
+    for name, number in (("1.jpg", 1), ("1.png", 2), ("2", 3), ("2.jpg", 3), ("2.png", 3)):
+        assert np.array_equal(store[name], grid(number).astype(np.float16))
+    with pytest.raises(DataFormatError, match=r"1.jpg and 1.png for the image '1'"):
+        store["1"]
+    assert store.missing(["1.png", "3", "4"]) == ["4"]
+    assert "2.png as 2.JPG" in store.names_index.report()
+
+
+def test_a_store_of_before_loads_and_goes_on(tmp_path):
+    """Its images are known without their suffixes."""
+    write(tmp_path, range(2), finish=False)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    del meta["suffixes"]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with FeatureWriter(tmp_path, **OPTIONS) as writer:
+        assert "image1.png" in writer
+        writer.append(["image2.jpg"], [grid(2, rows=1 + 2 % 3)])
+        writer.finish()
+    store = FeatureStore(tmp_path)
+    assert list(store) == ["image0", "image1", "image2"]
+    check_all(store)
+    assert np.array_equal(store["image1.jpg"], store["image1"])
+    assert store.names_index.report() == ""
 
 
 def test_unfinished_is_said_and_can_be_gone_on_with(tmp_path):
@@ -203,8 +235,8 @@ def test_killed_writers_lose_nothing(tmp_path):
     check_all(store)
 
 
-def test_two_writers_are_refused(tmp_path):
-    pytest.importorskip("fcntl", reason="no file locks on this system")
+def test_two_writers_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("mner.files.WAIT", 0.2)
     with FeatureWriter(tmp_path, **OPTIONS), pytest.raises(BlockingIOError, match="Another process is writing"):
         FeatureWriter(tmp_path, **OPTIONS)
     FeatureWriter(tmp_path, **OPTIONS).close()

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mner.data.formats.images import MAX_PIXELS, ImageFolder, image_key, load_image, report_broken
+from mner.data.formats.images import MAX_PIXELS, ImageFolder, image_key, load_image, report_broken, shown
 from mner.data.transforms import ImageTransform, transform_for
-from mner.errors import DataNotFoundError
+from mner.errors import DataFormatError, DataNotFoundError
 from mner.preprocessing.base import ImageFiles
+from mner.tagger.bulk_input import Images
 
 
 def picture(width=60, height=40, seed=0):
@@ -180,11 +181,16 @@ def folder(tmp_path):
 
 
 def test_folder_finds_by_key(folder):
-    assert list(folder) == ["1", "17_06", "2", "3"]
-    assert len(folder) == 4
+    assert list(folder) == ["1.jpg", "17_06.jpeg", "2.PNG", "2.jpg", "3.jpg"]
+    assert len(folder) == 5
     assert folder.find("1") == folder.find("1.jpg") == folder.find("1.png") == folder.folder / "1.jpg"
-    assert folder.find("2").name == "2.PNG"
-    assert folder.find("readme.txt") is None
+    assert folder.find("2.png").name == "2.PNG"
+    assert folder.find("2.jpg").name == "2.jpg"
+    with pytest.raises(DataFormatError, match=r"2.PNG and 2.jpg for the image '2'; expected one file"):
+        folder.find("2")
+    assert folder.load("readme.txt") == (None, "not an image")
+    assert folder.find("sub/deep.png") == folder.folder / "sub" / "deep.png"
+    assert folder.find("sub/../1.jpg") is None
     assert folder.missing(["1", "9.jpg", "17_06.jpg", "9.jpg"]) == ["9.jpg"]
 
 
@@ -208,9 +214,9 @@ def test_folder_opens(folder):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_files_through_a_loader(folder, workers):
-    files = ImageFiles(folder, ["2", "3", "1"], ImageTransform(size=16))
+    files = ImageFiles(folder, ["2.jpg", "3", "1"], ImageTransform(size=16))
     (batch,) = DataLoader(files, batch_size=8, collate_fn=list, num_workers=workers)
-    assert [key for key, _, _ in batch] == ["2", "3", "1"]
+    assert [key for key, _, _ in batch] == ["2.jpg", "3", "1"]
     assert [reason for *_, reason in batch] == ["", "not an image", ""]
     assert batch[0][1].shape == (3, 16, 16)
     assert batch[1][1] is None
@@ -220,3 +226,77 @@ def test_report():
     broken = {str(number): "missing" for number in range(6)} | {"x": "empty"}
     expected = "7 of 9 images could not be read (missing 6, empty 1): 0, 1, 2, 3, 4, ..."
     assert report_broken(broken, 9) == expected
+
+
+EXACT = ("a.avif", "b.ppm", "c.jpg_large", "d", "e.jpg.jpg", "F.JPG", "Zu\u0308rich.jpg", "k.apng", "1.JPEG", "n.xyz")
+
+
+@pytest.fixture
+def odd(tmp_path):
+    for name in EXACT:
+        Image.new("RGB", (8, 8)).save(tmp_path / name, format="PNG")
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "sub" / "g.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [*EXACT, "sub/g.jpg"])
+def test_an_id_that_is_a_name_is_that_file(odd, name):
+    assert ImageFolder(odd).find(name) == odd / name
+    assert ImageFolder(odd).load(name)[1] == ""
+    assert Images(odd).find(name) == ((odd / name).resolve(), "")
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("e.jpg", "e.jpg.jpg"),
+        ("f.jpg", "F.JPG"),
+        ("F.jpg", "F.JPG"),
+        ("f", "F.JPG"),
+        ("Z\u00fcrich.jpg", "Zu\u0308rich.jpg"),
+        ("z\u00fcRICH", "Zu\u0308rich.jpg"),
+        ("A.png", "a.avif"),
+        ("1.png", "1.JPEG"),
+    ],
+)
+def test_loose_matches_are_found_and_told(odd, given, name):
+    folder, images = ImageFolder(odd), Images(odd)
+    assert folder.find(given) == odd / name
+    assert images.find(given)[1] == ""
+    told = f"1 images were found under another suffix, letter case or form: {given} as {name}"
+    assert folder.names.report() == images.report() == told
+
+
+def test_names_without_suffix_and_exact_ones_are_not_told(odd):
+    folder = ImageFolder(odd)
+    assert folder.find("a").name == "a.avif"
+    assert folder.find("d").name == "d"
+    assert folder.find("sub/h.jpg") is None
+    assert folder.names.report() == ""
+
+
+def test_same_stem(tmp_path):
+    """1.jpg and 1.png are two pictures, and a broken 2.jpg does not hide 2.png."""
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "1.jpg")
+    Image.new("RGB", (64, 64), (0, 0, 255)).save(tmp_path / "1.png")
+    (tmp_path / "2.jpg").write_bytes(b"")
+    Image.new("RGB", (64, 64)).save(tmp_path / "2.png")
+    folder = ImageFolder(tmp_path)
+    assert len(folder) == 4
+    assert folder.open("1.png").getpixel((3, 3)) == (0, 0, 255)
+    assert folder.open("1.jpg").getpixel((3, 3))[0] > 200
+    assert folder.load("2.png")[1] == ""
+    assert folder.load("2.jpg")[1] == "empty"
+    for given in ("1", "1.gif", "2"):
+        with pytest.raises(DataFormatError, match=rf"{given[0]}.jpg and {given[0]}.png for the image"):
+            folder.find(given)
+    assert "1.jpg and 1.png" in Images(tmp_path).find("1")[1]
+
+
+def test_names_that_no_index_can_hold(tmp_path):
+    for name in (b"a\tb.jpg", b"a\nb.jpg", b"caf\xe9.jpg", b".jpg", b"good.jpg", b"\xe2\x80\xa8.png"):
+        (tmp_path / os.fsdecode(name)).touch()
+    folder = ImageFolder(tmp_path)
+    assert list(folder) == ["good.jpg", "\u2028.png"]
+    assert sorted(map(shown, folder.unusable)) == [".jpg", "a\\nb.jpg", "a\\tb.jpg", "caf\\udce9.jpg"]

@@ -1,0 +1,70 @@
+"""Which image an id names, against a plain search over all names."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mner.data.formats.image_names import SUFFIXES, ImageNames, fold, image_key, split_name, unusable
+from mner.errors import DataFormatError
+
+LETTERS = "aAbB.1_\u00fcu\u0308\u00df\u1e9esS\u0130i\u212bK\u212a\U0001f600"
+STEMS = st.text(st.sampled_from(LETTERS), min_size=1, max_size=4)
+NAMES = st.builds("{}{}".format, STEMS, st.sampled_from(["", ".jpg", ".JPG", ".png", ".jpeg", ".avif", ".jpg_large"]))
+
+
+def search(names, image_id):
+    """The rule, in the words of the documentation, one step after the other."""
+    stem, suffix = split_name(image_id)
+    nfc = lambda name: unicodedata.normalize("NFC", name)  # noqa: E731
+    steps = [[name for name in names if name == image_id]]
+    if not suffix:
+        steps.append([name for name in names if split_name(name)[0] == stem])
+    alike = [name for name in names if fold(split_name(name)[0]) == fold(stem)]
+    same = [name for name in alike if fold(name) == fold(image_id)]
+    steps.append([name for name in same if nfc(name) == nfc(image_id)])
+    steps.append(same)
+    steps.append([name for name in names if split_name(name)[0] == stem])
+    steps.append([name for name in names if suffix and split_name(name)[0] == image_id])
+    steps.append(alike)
+    return next((step for step in steps if step), [])
+
+
+@given(st.sets(NAMES, max_size=8), NAMES)
+def test_equals_a_search(names, image_id):
+    index = ImageNames(sorted(names), "folder")
+    assert sorted(index) == sorted(names)
+    expected = search(sorted(names), image_id)
+    if len(expected) > 1:
+        with pytest.raises(DataFormatError) as told:
+            index.find(image_id)
+        assert all(name in str(told.value) for name in expected if name.isascii())
+    else:
+        assert index.find(image_id) == (expected[0] if expected else None)
+    for name in names:
+        assert index.find(name) == name
+
+
+@given(st.text())
+def test_fold_and_split(text):
+    assert fold(fold(text)) == fold(text)
+    assert fold(unicodedata.normalize("NFC", text)) == fold(unicodedata.normalize("NFD", text)) == fold(text)
+    stem, suffix = split_name(text)
+    assert stem + suffix == text
+    assert suffix.lower() in ("", *SUFFIXES)
+    assert bool(text) == bool(stem)
+    assert image_key(text) == stem
+    if not unusable(text):
+        text.encode()
+
+
+def test_a_million_names_weigh_little():
+    import tracemalloc
+
+    tracemalloc.start()
+    names = ImageNames((f"17_06_{number}.jpg" for number in range(20_000)), "folder")
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert names.find("17_06_7") == "17_06_7.jpg"
+    assert size / 20_000 < 180  # two strings a name and a dict took 200

@@ -17,10 +17,17 @@ class Batch(TypedDict, total=False):
     word_starts: Tensor  # (b, w) int64, position of each word's first piece; 0 where padded
     word_mask: Tensor  # (b, w) bool
     tags: Tensor  # (b, w) int64, index into the labels; 0 where padded; absent where gold is unknown
-    image: Tensor  # (b, 3, s, s) float32, zeros where there is no image
+    image: Tensor  # (b, 3, s, s) float32, zeros where there is no image; (b, n, 3, s, s) where a post has several
+    image_mask: Tensor  # (b, n) bool, beside `image` of five dimensions only
     regions: Tensor  # (b, r, f) stored features instead of `image`
     region_mask: Tensor  # (b, r) bool
     has_image: Tensor  # (b,) bool
+    # Where the strategy `needs` them; see mner.data.inputs.
+    region_boxes: Tensor  # (b, r, 4) float32: left, top, right, bottom in 0..1; zeros where there is no region
+    region_scores: Tensor  # (b, r) float32; zeros where there is no region
+    region_group: Tensor  # (b, r) int64, which of a post's images or crops; 0 where there is no region
+    object_names: list[list[str]]  # of the regions, in their order, or of a text; r or more, "" where none is
+    relation: Tensor  # (b,) float32 in 0..1, NaN where it is not known
     characters: Tensor  # (b, w, c) of `words`; absent where the model makes them itself
     words: list[tuple[str, ...]]
     id: list[str]

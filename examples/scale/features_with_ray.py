@@ -73,7 +73,8 @@ def join(parts: list[Path], output: Path) -> FeatureStore:
     """One store of the parts, a few images in memory at a time."""
     first = FeatureStore(parts[0])
     made = ("kind", "encoder", "width", "weights", "weights_hash", "transform", "dtype", "classes")
-    with FeatureWriter(output, **{key: first.meta[key] for key in made}) as writer:
+    more = {key: bool(first.meta.get(key)) for key in ("sizes", "groups")}
+    with FeatureWriter(output, **{key: first.meta[key] for key in made}, **more) as writer:
         broken = {}
         for path in parts:
             store = FeatureStore(path)
@@ -83,7 +84,9 @@ def join(parts: list[Path], output: Path) -> FeatureStore:
                 boxes: list[Any] = []
                 if store.kind == "regions":
                     boxes = [[found(key) for key in some] for found in (store.boxes, store.scores, store.names)]
-                writer.append(some, [store[key] for key in some], *boxes)
+                sizes = [store.size(key) for key in some] if more["sizes"] else None
+                groups = [store.groups(key) for key in some] if more["groups"] else None
+                writer.append(some, [store[key] for key in some], *boxes, sizes=sizes, groups=groups)
         writer.finish(broken)
     return FeatureStore(output)
 

@@ -17,7 +17,7 @@ from mner.cli.arguments import prepare, stored_arguments
 from mner.cli.dependency_notes import hush
 from mner.cli.errors import Stopped
 from mner.cli.training_parser import TrainingParser, without_pipes
-from mner.data.datamodules import huggingface, sample, snapchat, twitter  # noqa: F401  # so that short names find them
+from mner.data.datamodules import huggingface, posts, sample, snapchat, twitter  # noqa: F401  # so that short names find them
 from mner.data.datamodules.base import MNERDataModule
 from mner.errors import CheckpointError
 from mner.fusion import FusionModule

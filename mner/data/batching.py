@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,26 +14,36 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from mner.batch import Batch as Batch  # a public name of mner.data
 from mner.data.dataset import Item
+from mner.data.inputs import cell_boxes
 
 
 class Collate:
     """Pads items to the longest among them.
 
     Posts without image get `has_image` False and zeros in `image`, or no valid region in `regions`. `tags` is left out
-    when any post has no gold.
+    when any post has no gold. What is needed of regions is 0 where there is none.
 
     Args:
         pad_id: Id of the padding piece.
         image_shape: (3, s, s) where posts have images.
         region_width: f where posts have stored features.
+        needs: Inputs beyond regions that the strategy needs, of `mner.data.inputs.NEEDS`.
+        grid: Rows and columns of what the model's encoder makes of an image, if that is to have boxes.
     """
 
     def __init__(
-        self, pad_id: int = 0, image_shape: tuple[int, int, int] | None = None, region_width: int | None = None
+        self,
+        pad_id: int = 0,
+        image_shape: tuple[int, int, int] | None = None,
+        region_width: int | None = None,
+        needs: Collection[str] = (),
+        grid: tuple[int, int] = (1, 1),
     ) -> None:
         self.pad_id = pad_id
         self.image_shape = image_shape
         self.region_width = region_width
+        self.needs = frozenset(needs)
+        self.cells = cell_boxes(*grid)
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Pad `items` into one batch."""
@@ -68,9 +79,11 @@ class Collate:
         if all(item["tags"] is not None for item in items):
             batch["tags"] = torch.from_numpy(tags)
         if self.image_shape is not None:
-            batch["image"] = self._images(items, self.image_shape)
+            self._put_images(batch, items, self.image_shape)
         if self.region_width is not None:
             batch["regions"], batch["region_mask"] = self._regions(items, self.region_width)
+        if self.needs:
+            self._put_needed(batch, items)
         return batch
 
     @staticmethod
@@ -78,12 +91,58 @@ class Collate:
         return torch.tensor([item.get("image") is not None or item.get("regions") is not None for item in items])
 
     @staticmethod
-    def _images(items: Sequence[Item], shape: tuple[int, int, int]) -> Tensor:
-        stacked = torch.zeros(len(items), *shape)
+    def _put_images(batch: Batch, items: Sequence[Item], shape: tuple[int, int, int]) -> None:
+        found = [item.get("image") for item in items]
+        n = max([1, *(len(image) for image in found if image is not None and image.dim() == 4)])
+        stacked, mask = torch.zeros(len(items), n, *shape), torch.zeros(len(items), n, dtype=torch.bool)
+        for row, (item, image) in enumerate(zip(items, found, strict=True)):
+            if image is None:
+                continue
+            several = image.dim() == 4
+            count = len(image) if several else 1
+            stacked[row, :count] = image
+            there = item.get("image_mask") if several else None
+            mask[row, :count] = True if there is None else torch.from_numpy(there)
+        if n == 1:
+            batch["image"] = stacked[:, 0]  # (b, 3, s, s)
+        else:
+            batch["image"], batch["image_mask"] = stacked, mask  # (b, n, 3, s, s), (b, n)
+
+    def _put_needed(self, batch: Batch, items: Sequence[Item]) -> None:
+        b, cells = len(items), len(self.cells)
+        if "region_mask" in batch:
+            r = batch["region_mask"].shape[1]
+        elif "image" in batch:
+            r = cells * (batch["image_mask"].shape[1] if "image_mask" in batch else 1)
+        else:
+            r = 1  # the model puts its "no image" there
+        boxes, scores = np.zeros((b, r, 4), np.float32), np.zeros((b, r), np.float32)
+        groups = np.zeros((b, r), np.int64)
         for row, item in enumerate(items):
-            if (image := item.get("image")) is not None:
-                stacked[row] = image
-        return stacked  # (b, 3, s, s)
+            image, regions = item.get("image"), item.get("regions")
+            if image is not None:  # a grid of cells for each of its images
+                there = item.get("image_mask")
+                for group in range(1) if there is None else np.flatnonzero(there):
+                    span = slice(group * cells, (group + 1) * cells)
+                    boxes[row, span], scores[row, span], groups[row, span] = self.cells, 1.0, group
+            elif regions is not None:
+                known: list[tuple[NDArray[Any], NDArray[Any] | None]] = [
+                    (boxes, item.get("boxes")), (scores, item.get("scores")), (groups, item.get("groups"))
+                ]  # fmt: skip
+                for whole, some in known:
+                    if some is not None:
+                        whole[row, : len(regions)] = some
+        if "boxes" in self.needs:
+            batch["region_boxes"] = torch.from_numpy(boxes)
+        if "scores" in self.needs:
+            batch["region_scores"] = torch.from_numpy(scores)
+        if "groups" in self.needs:
+            batch["region_group"] = torch.from_numpy(groups)
+        if "object_names" in self.needs:
+            names = [list(item.get("object_names") or ()) for item in items]
+            batch["object_names"] = [some + [""] * (r - len(some)) for some in names]
+        if "relation" in self.needs:
+            batch["relation"] = torch.tensor([item.get("relation", float("nan")) for item in items])
 
     @staticmethod
     def _regions(items: Sequence[Item], width: int) -> tuple[Tensor, Tensor]:

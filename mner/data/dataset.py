@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mner.data.examples import Example
+from mner.data.inputs import PostInputs, Regions, join_regions, stored_regions
 from mner.data.tokenizer import PostTokenizer, PostTooLongError
 
 if TYPE_CHECKING:
@@ -26,14 +28,6 @@ KNOWN = 200_000
 """Distinct words and texts whose pieces are kept from one chunk to the next; a million tweets have far more."""
 
 
-class Regions(Protocol):
-    """What the data set needs of a feature store: features (r, f) by image id."""
-
-    def __contains__(self, image_id: str) -> bool: ...
-
-    def __getitem__(self, image_id: str) -> NDArray[np.floating]: ...
-
-
 class Item(TypedDict, total=False):
     """One post as `collate` takes it; see `Batch` for the fields."""
 
@@ -41,8 +35,14 @@ class Item(TypedDict, total=False):
     post_length: int
     word_starts: NDArray[np.int32]  # (w,)
     tags: NDArray[np.int32] | None  # (w,)
-    image: Tensor | None  # (3, s, s); None where it is missing or broken
+    image: Tensor | None  # (3, s, s), or (n, 3, s, s) of a post with several; None where it is missing or broken
+    image_mask: NDArray[np.bool_] | None  # (n,) which of several are there
     regions: NDArray[np.floating] | None  # (r, f)
+    boxes: NDArray[np.float32] | None  # (r, 4) in 0..1; this and what follows only where it is needed
+    scores: NDArray[np.float32] | None  # (r,)
+    groups: NDArray[np.int64] | None  # (r,)
+    object_names: list[str]
+    relation: float
     example: Example
 
 
@@ -59,6 +59,7 @@ class MNERDataset(Dataset[Item]):
         transform: Image -> (3, s, s) tensor; needed with `open_image`.
         regions: Stored features by image id, in place of images.
         context_dropout: Probability that a post is shown without its context; for training only.
+        inputs: What each post needs beyond its regions.
 
     Raises:
         ValueError: If a tag is no label, or a post is too long for the encoder; it names the post.
@@ -73,6 +74,7 @@ class MNERDataset(Dataset[Item]):
         transform: Callable[[Image], Tensor] | None = None,
         regions: Regions | None = None,
         context_dropout: float = 0.0,
+        inputs: PostInputs | None = None,
     ) -> None:
         if open_image is not None and regions is not None:
             raise ValueError("Expected images or stored features, but got both; give one of `open_image`, `regions`")
@@ -85,6 +87,7 @@ class MNERDataset(Dataset[Item]):
         self.transform = transform
         self.regions = regions
         self.context_dropout = context_dropout
+        self.inputs = inputs or PostInputs()
         self._tokenize(tokenizer)
         self._index_tags({label: index for index, label in enumerate(labels)})
 
@@ -103,27 +106,37 @@ class MNERDataset(Dataset[Item]):
         if self.context_dropout and random.random() < self.context_dropout:
             end = start + post_length
         word_start, word_end = self._word_ends[index], self._word_ends[index + 1]
-        return Item(
+        image, image_mask = join_images([self._image(image_id) for image_id in example.image_ids])
+        item = Item(
             token_ids=self._token_ids[start:end],
             post_length=post_length,
             word_starts=self._word_starts[word_start:word_end],
             tags=None if example.tags is None else self._tags[word_start:word_end],
-            image=self._image(example.image_id),
-            regions=self._regions(example.image_id),
+            image=image,
+            image_mask=image_mask,
+            regions=None,
             example=example,
         )
+        known: Any = self._of_image(example)
+        item.update(known)
+        return item
 
-    def _image(self, image_id: str | None) -> Tensor | None:
-        if self.open_image is None or image_id is None:
-            return None
-        image = self.open_image(image_id)
+    def _of_image(self, example: Example) -> dict[str, Any]:
+        store, needs = self.regions, self.inputs.needs
+        parts = [] if store is None else [stored_regions(store, image_id, needs) for image_id in example.image_ids]
+        found = join_regions(parts)
+        known: dict[str, Any] = {"regions": None if found is None else found.features}
+        if found is not None and needs:
+            known |= {"boxes": found.boxes, "scores": found.scores, "groups": found.groups}
+        if "object_names" in needs:
+            known["object_names"] = self.inputs.object_names(example, found)
+        if "relation" in needs:
+            known["relation"] = self.inputs.relation(example)
+        return known
+
+    def _image(self, image_id: str) -> Tensor | None:
+        image = None if self.open_image is None else self.open_image(image_id)
         return None if image is None or self.transform is None else self.transform(image)
-
-    def _regions(self, image_id: str | None) -> NDArray[np.floating] | None:
-        if self.regions is None or image_id is None or image_id not in self.regions:
-            return None
-        found = self.regions[image_id]
-        return found if len(found) else None
 
     def _tokenize(self, tokenizer: PostTokenizer) -> None:
         # Flat and growing: an array object for each of a million posts would take more memory than what is in it.
@@ -166,3 +179,22 @@ class MNERDataset(Dataset[Item]):
 
 def _int32(numbers: array[int]) -> NDArray[np.int32]:
     return np.frombuffer(numbers, dtype=np.int32)  # no copy; "i" has 4 bytes wherever torch runs
+
+
+def join_images(images: Sequence[Tensor | None]) -> tuple[Tensor | None, NDArray[np.bool_] | None]:
+    """The images of a post as one tensor, and which of them are there.
+
+    Args:
+        images: n tensors (3, s, s); None where an image is missing or broken.
+
+    Returns:
+        The tensor (3, s, s) and no mask for one image; (n, 3, s, s) with zeros, and (n,), for several. None and None
+        where none is there.
+    """
+    there = [image for image in images if image is not None]
+    if not there:
+        return None, None
+    if len(images) == 1:
+        return images[0], None
+    stacked = torch.stack([torch.zeros_like(there[0]) if image is None else image for image in images])
+    return stacked, np.array([image is not None for image in images])

@@ -24,6 +24,10 @@ class Example:
         words: The words, as the file splits them.
         tags: One BIO tag a word, or None where gold is unknown.
         context: Texts that accompany the post (captions, object tags, knowledge), in order of their sources.
+        more_images: The ids of further images, where a post has several.
+
+    >>> Example("1", "a", ("Oslo",), more_images=("b",)).image_ids
+    ('a', 'b')
     """
 
     id: str
@@ -31,6 +35,12 @@ class Example:
     words: tuple[str, ...]
     tags: tuple[str, ...] | None = None
     context: tuple[str, ...] = ()
+    more_images: tuple[str, ...] = ()
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The ids of all its images, `image_id` first."""
+        return () if self.image_id is None else (self.image_id, *self.more_images)
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from mner.data.datamodules.base import MNERDataModule
+from mner.data.inputs import OF_REGIONS
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.labels import entity_types
 
@@ -20,6 +21,7 @@ class Served(Protocol):
 
     labels: list[str]
     uses_image: ClassVar[bool]
+    needs: ClassVar[frozenset[str]]
 
     @property
     def hparams(self) -> Any:
@@ -27,12 +29,45 @@ class Served(Protocol):
 
 
 def check_inputs(module: Served, data: MNERDataModule) -> None:
-    """Compare labels and image inputs of model and data; a strategy without its images would be text only, silently.
+    """Compare labels and inputs of model and data; a strategy without its images would be text only, silently.
+
+    The data module learns here what its batches have to carry.
 
     Raises:
         DataFormatError: If the labels differ, or images and stored features do not fit the model.
-        DataNotFoundError: If the model uses images and the data module has none.
+        DataNotFoundError: If the model uses images or needs something else and the data module has none.
     """
+    data.serve(module)
+    _check_regions(module, data)
+    _check_needs(module, data)
+
+
+def _check_needs(module: Served, data: MNERDataModule) -> None:
+    """Refuse data that lack what the model needs; the message names the command or the option that makes it."""
+    name, source = type(module).__name__, type(data).__name__
+    if "object_names" in data.needs and data.names_from is None:
+        raise DataNotFoundError(
+            f"{name} needs object_names, but {source} has none: give it `features` of detected regions (`mner features "
+            "--regions torchvision --images … --out …`), or `object_names`, a file of names (which `mner features … "
+            "--names_out tags.jsonl` writes), or a context source called tags"
+        )
+    if "relation" in data.needs and data.relations is None:
+        raise DataNotFoundError(
+            f"{name} needs relation, but {source} has no values: give it `relations`, a file with a line "
+            "image_id<TAB>value for each image, 0 where it adds nothing to the text and 1 where it does"
+        )
+    of_regions = sorted(data.needs & OF_REGIONS)
+    if of_regions and data.images is None and data.store is None:
+        raise DataNotFoundError(
+            f"{name} needs {' and '.join(of_regions)}, but {source} has no regions: give it `features` (`mner features "
+            "--regions torchvision --images … --out …`), or `images`"
+        )
+    if "boxes" in data.needs and data.store is not None:
+        data.store.check_sizes()
+    data.post_inputs()  # reads the files that are named
+
+
+def _check_regions(module: Served, data: MNERDataModule) -> None:
     name, source = type(module).__name__, type(data).__name__
     if list(data.labels) != module.labels:
         raise DataFormatError(

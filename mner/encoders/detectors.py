@@ -34,12 +34,14 @@ class Regions:
         boxes: (r, 4) float32, left, top, right, bottom in pixels of the upright image.
         scores: (r,) float32, probability of the class.
         names: r class names.
+        groups: (r,) int64, which crop of the image a region is of; None where all are of one.
     """
 
     features: Tensor
     boxes: Tensor
     scores: Tensor
     names: list[str]
+    groups: Tensor | None = None
 
 
 class RegionDetector(nn.Module, ABC):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
+from mner.data.transforms import ImageTransform
+from mner.encoders.crops import CropEncoder, PooledImage
 from mner.encoders.detectors import RandomDetector, RegionDetector, TorchvisionDetector
 from mner.encoders.detectron2_detector import Detectron2Detector
+from mner.encoders.image import ImageEncoder
 
 Detector = Literal["torchvision", "detectron2", "random"]
 
@@ -25,3 +29,19 @@ def build_detector(kind: Detector, weights: str | None = None, top_k: int = 10) 
     if kind == "random":
         return RandomDetector(top_k)
     raise ValueError(f"Expected argument `kind` to be one of {get_args(Detector)}, but got {kind!r}")
+
+
+def build_crops(described: Mapping[str, Any], detector: RegionDetector | None, weights: str | None) -> CropEncoder:
+    """A `CropEncoder` by what its `describe` said.
+
+    Args:
+        described: Names of the parts, and their options.
+        detector: Finds the boxes.
+        weights: As for `ImageEncoder`.
+    """
+    encoder = ImageEncoder(described["encoder"], weights=weights)
+    pyramid = described.get("pyramid") or {"layers": 0}
+    image = dict(described["image"])
+    for key in ("mean", "std"):
+        image[key] = tuple(image[key])
+    return CropEncoder(PooledImage(encoder, **pyramid), ImageTransform(**image), detector)

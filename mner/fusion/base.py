@@ -26,7 +26,6 @@ from mner.encoders.image import ImageEncoder
 from mner.encoders.text import TextEncoder
 from mner.labels import Span
 from mner.nn.crf import CRF
-from mner.nn.masking import first_pieces
 from mner.nn.posteriors import log_posteriors, posterior_crf
 from mner.training.module import TaggingModule
 
@@ -187,8 +186,7 @@ class FusionModule(TaggingModule):
 
     def encode(self, batch: Batch) -> Tensor:
         """Words (b, w, d): the first word piece of each. Special tokens, later pieces and context stay behind."""
-        states = self.text_encoder(batch["token_ids"], batch["token_mask"], batch["segment_ids"])  # (b, t, d_text)
-        words: Tensor = self.word_projection(first_pieces(states, batch["word_starts"]))
+        words: Tensor = self.word_projection(self.text_encoder.words(batch))
         return words
 
     def regions(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -204,8 +202,7 @@ class FusionModule(TaggingModule):
         """Regions (b, r, f) as the image encoder or the feature store gives them, with `no_image` put in."""
         b = len(batch["token_ids"])
         if "image" in batch and self.image_encoder is not None:
-            regions = self.image_encoder(batch["image"])
-            mask = batch["has_image"][:, None].expand(-1, regions.shape[1])
+            regions, mask = self._encode_images(batch, self.image_encoder)
         elif "regions" in batch:
             # Stored as float16 and cast only here, on the device: half as much to copy there.
             regions, mask = batch["regions"].to(self.no_image.dtype), batch["region_mask"]
@@ -225,6 +222,16 @@ class FusionModule(TaggingModule):
         regions = torch.where(slot[..., None], self.no_image.to(regions.dtype), regions)
         regions = regions.masked_fill(~(mask | slot)[..., None], 0.0)
         return regions, mask | slot
+
+    def _encode_images(self, batch: Batch, encoder: ImageEncoder) -> tuple[Tensor, Tensor]:
+        """The cells of a post's image, or of all its images (b, n * cells, f), and which of them are there."""
+        image = batch["image"]
+        if image.dim() == 4:
+            regions: Tensor = encoder(image)
+            return regions, batch["has_image"][:, None].expand(-1, regions.shape[1])
+        regions = encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])  # (b, n, cells, f)
+        mask = batch["image_mask"][..., None].expand(regions.shape[:3])
+        return regions.flatten(1, 2), mask.flatten(1)
 
     def fuse(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """What makes a strategy: words (b, w, d) and regions (b, r, d), each with its mask -> (b, w, d')."""

@@ -10,15 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mner.data.formats.feature_store import FeatureStore, FeatureWriter
 from mner.data.formats.images import ImageFolder
 from mner.data.transforms import transform_for
+from mner.encoders.crops import CropEncoder
 from mner.encoders.detectors import RegionDetector
 from mner.encoders.image import ImageEncoder
-from mner.encoders.image_inputs import build_detector
+from mner.encoders.image_inputs import build_crops, build_detector
 from mner.encoders.weights import weights_hash
 from mner.errors import DataNotFoundError
 from mner.preprocessing.base import Sweep
@@ -42,6 +44,9 @@ def features(
     names_out: Path | None = None,
     names_min_score: float = 0.0,
     seed: int = 0,
+    crops: int = 0,
+    pyramid: bool = False,
+    detector_weights: str = "pretrained",
 ) -> FeatureStore:
     """Extract the features of all images in a folder, once.
 
@@ -53,7 +58,7 @@ def features(
         out: Folder of the store.
         encoder: timm model for grid features; not used with `regions`.
         weights: `pretrained` (downloaded once), `random` (for trying things out) or a local file of weights.
-        regions: Detector for regional features, or `none` for grid features.
+        regions: Detector for regional features, or `none` for grid features. With `crops`, what finds the boxes.
         top_k: Most regions of an image.
         image_size: Pixels of a side for grid features, in place of the encoder's own.
         batch_size: Images in a batch.
@@ -63,13 +68,20 @@ def features(
         names_out: JSON lines file for the class names of the regions, to be used as context (`person, dog`).
         names_min_score: Names of regions with a lower score are left out of that file.
         seed: Of random weights.
+        crops: Encode the whole image and this many crops, the best boxes of the detector `regions` (torchvision if
+            `none`), each as one vector by `encoder`.
+        pyramid: Vectors are the last four layers of `encoder`, pooled to 2 x 2, not the mean of its last layer's cells.
+        detector_weights: With `crops`, the detector's weights, as `weights`.
 
     Raises:
         DataNotFoundError: If there are no images.
         DataFormatError: If `out` holds features of another kind, encoder or weights.
         CheckpointError: If weights are missing.
     """
-    if names_out is not None and regions == "none":
+    if crops < 0:
+        raise ValueError(f"Expected `crops` to be 0 or more, but got {crops}")
+    cuts = crops > 0 or pyramid
+    if names_out is not None and regions == "none" and not crops:
         raise ValueError("Expected `regions` with `names_out`, since only detected regions have names; got 'none'")
     folder = ImageFolder(images)
     if not len(folder):
@@ -77,15 +89,25 @@ def features(
     target = pick_device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if regions == "none":
-            model: ImageEncoder | RegionDetector = ImageEncoder(encoder, weights=_weights(weights))
+        model: ImageEncoder | RegionDetector
+        if cuts:
+            kind = "torchvision" if regions == "none" else regions
+            finder = build_detector(kind, _detector_weights(kind, detector_weights), crops) if crops else None
+            described: dict[str, Any] = {
+                "encoder": encoder,
+                "pyramid": {"layers": 4, "side": 2} if pyramid else None,
+                "image": asdict(transform_for(encoder, image_size)),
+            }
+            model = build_crops(described, finder, _weights(weights))
+        elif regions == "none":
+            model = ImageEncoder(encoder, weights=_weights(weights))
         else:
             model = build_detector(regions, _detector_weights(regions, weights), top_k)
     origin = weights if weights in ("pretrained", "random") else Path(weights).name
     common: dict[str, Any] = {
         "encoder": model.name,
         "width": model.width,
-        "weights": "none" if regions == "random" else origin,
+        "weights": "none" if regions == "random" and not cuts else origin,
         "weights_hash": weights_hash(model),
         "dtype": dtype,
     }
@@ -97,7 +119,13 @@ def features(
         append = _append_grids(model, target, dtype)
     else:
         transform = None
-        writer = FeatureWriter(out, kind="regions", transform=model.describe(), classes=model.classes, **common)
+        described = model.describe()
+        if isinstance(model, CropEncoder) and described["detector"] is not None:
+            made_by = detector_weights if detector_weights in ("pretrained", "random") else Path(detector_weights).name
+            described["detector"]["weights"] = "none" if regions == "random" else made_by
+        writer = FeatureWriter(
+            out, kind="regions", transform=described, classes=model.classes, sizes=True, groups=cuts, **common
+        )
         append = _append_regions(model)
     with writer:
         sweep = Sweep(folder, writer, batch_size, num_workers, transform, f"features by {model.name}")
@@ -119,7 +147,7 @@ def write_names(store: FeatureStore, path: Path, min_score: float = 0.0) -> None
     lines = []
     for key in store:
         named = zip(store.names(key), store.scores(key).tolist(), strict=True)
-        names = dict.fromkeys(name for name, score in named if score >= min_score)
+        names = dict.fromkeys(name for name, score in named if name and score >= min_score)
         if names:
             lines.append(json.dumps({"image_id": key, "text": ", ".join(names)}, ensure_ascii=False) + "\n")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +174,8 @@ def _append_regions(model: RegionDetector) -> Append:
             [regions.boxes.numpy() for regions in found],
             [regions.scores.numpy() for regions in found],
             [regions.names for regions in found],
+            [image.size for image in images],
+            [np.zeros(len(r.names)) if r.groups is None else r.groups.numpy() for r in found],
         )
 
     return append

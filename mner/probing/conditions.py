@@ -113,6 +113,7 @@ def _shuffled(images: bool = False, context: bool = False) -> ChangePosts:
                 replace(
                     post,
                     image_id=other.image_id if images else post.image_id,
+                    more_images=other.more_images if images else post.more_images,
                     context=other.context if context else post.context,
                 )
             )
@@ -134,7 +135,8 @@ def _fill(batch: Batch, values: Callable[[torch.Size], Tensor]) -> Batch:
     """The batch with other values in every image or region that is there."""
     changed = dict(batch)
     if "image" in batch:
-        here = batch["has_image"][:, None, None, None]
+        here = batch["image_mask"] if "image_mask" in batch else batch["has_image"]
+        here = here[..., None, None, None]
         changed["image"] = torch.where(here, values(batch["image"].shape), batch["image"])
     if "regions" in batch:
         here = batch["region_mask"][..., None]
@@ -146,8 +148,10 @@ def _moments(dataset: MNERDataset) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (f) of the stored features of the posts' images."""
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for post in dataset.examples:
-        if dataset.regions is not None and post.image_id is not None and post.image_id in dataset.regions:
-            found = np.asarray(dataset.regions[post.image_id], dtype=np.float64)  # (r, f)
+        for image_id in post.image_ids:
+            if dataset.regions is None or image_id not in dataset.regions:
+                continue
+            found = np.asarray(dataset.regions[image_id], dtype=np.float64)  # (r, f)
             count += len(found)
             total = total + found.sum(axis=0)
             squares = squares + np.square(found).sum(axis=0)

@@ -32,15 +32,17 @@ class Runner:
     def __init__(self, model: FusionModule, data: MNERDataModule, dataset: MNERDataset, device: str = "cpu") -> None:
         self.model = model.eval().to(device)
         self.data = data
+        data.serve(model)
         self.dataset = dataset
         self.device = device
 
     def variant(self, examples: Sequence[Example]) -> MNERDataset:
         """Other posts, prepared in the same way."""
-        known = self.dataset
+        known, data = self.dataset, self.data
         return MNERDataset(
-            examples, self.data.labels, self.data.post_tokenizer, known.open_image, known.transform, known.regions
-        )
+            examples, data.labels, data.post_tokenizer, known.open_image, known.transform, known.regions,
+            inputs=data.post_inputs(),
+        )  # fmt: skip
 
     @torch.no_grad()
     def predict(self, dataset: MNERDataset, change: Callable[[Batch], Batch] | None = None) -> list[Prediction]:
@@ -83,11 +85,7 @@ class Runner:
 
     def collate(self, dataset: MNERDataset) -> Collate:
         """What makes batches of the posts."""
-        shape = None
-        if dataset.transform is not None:
-            size = dataset.transform.size  # type: ignore[attr-defined]
-            shape = (3, size, size)
-        return Collate(self.data.post_tokenizer.pad_id, shape, self.data.region_width)
+        return self.data.collate(dataset)
 
 
 class PairEmissions:
@@ -105,8 +103,10 @@ class PairEmissions:
         self.context = context
         model = runner.model
         width = model.region_width if model.uses_image else None
-        self.collate = Collate(runner.data.post_tokenizer.pad_id, None, width)
-        self._regions: dict[int, NDArray[np.floating] | None] = {}
+        whole = runner.collate(runner.dataset)
+        self.collate = Collate(whole.pad_id, None, width, whole.needs)
+        self._cells = whole.cells
+        self._kept: dict[int, dict[str, Any]] = {}
         # Where a strategy keeps the base's way from words to emissions, a text too is encoded once.
         kind = type(model)
         kept = all(getattr(kind, name) is getattr(FusionModule, name) for name in ("encode", "emissions", "posterior"))
@@ -127,8 +127,8 @@ class PairEmissions:
             text_of = {text: self._text_item(text) for text in dict.fromkeys(texts)}
             items = [cast(Item, dict(text_of[text])) for text in texts]
         for item, text, image in zip(items, texts, images, strict=True):
-            item["image"] = None
-            item["regions"] = self.regions(image if self.images else text) if model.uses_image else None
+            known: Any = self.of_image(image if self.images else text)
+            item.update(known)
         batch = to_device(self.collate(items), runner.device)
         if self.separate and len(set(texts)) == 1:
             first = cast(Batch, {name: cast(Any, value)[:1] for name, value in batch.items()})
@@ -139,16 +139,28 @@ class PairEmissions:
         found = emissions.float().cpu().numpy()
         return [found[row, : len(item["word_starts"])] for row, item in enumerate(items)]
 
-    def regions(self, post: int) -> NDArray[np.floating] | None:
-        """The raw regions (r, f) of a post's image, kept; None where it has none."""
-        if post not in self._regions:
+    def of_image(self, post: int) -> dict[str, Any]:
+        """What an item has from a post's image: its raw regions (r, f) and what is needed of them; kept."""
+        if post not in self._kept:
             item, encoder = self.runner.dataset[post], getattr(self.runner.model, "image_encoder", None)
-            found = item["regions"]
-            image = item["image"]
+            known = {key: item.get(key) for key in ("regions", "boxes", "scores", "groups")}
+            known |= {key: item[key] for key in ("object_names", "relation") if key in item}
+            image, there = item["image"], item["image_mask"]
             if image is not None and encoder is not None:
-                found = encoder(image[None].to(self.runner.device))[0].float().cpu().numpy()
-            self._regions[post] = found
-        return self._regions[post]
+                several = image if there is None else image[torch.from_numpy(there)]
+                images = several.view(-1, *several.shape[-3:])  # (n, 3, s, s)
+                made = encoder(images.to(self.runner.device)).flatten(0, 1).float().cpu().numpy()
+                numbers = np.arange(1) if there is None else np.flatnonzero(there)
+                known |= {
+                    "regions": made,
+                    "boxes": np.tile(self._cells, (len(made) // len(self._cells), 1)),
+                    "scores": np.ones(len(made), np.float32),
+                    "groups": np.repeat(numbers, len(made) // len(numbers)),
+                }
+            self._kept[post] = {"image": None, "image_mask": None, **known}
+            if not self.runner.model.uses_image:
+                self._kept[post]["regions"] = None
+        return self._kept[post]
 
     def _text_item(self, text: int) -> Item:
         # Without opening its image, which `regions` does once for all texts.

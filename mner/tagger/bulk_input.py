@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -80,6 +80,8 @@ def from_lines(
 ) -> Iterator[Given]:
     """Posts of JSON lines: `{"id"?, "text" or "tokens", "image"?, "context"?}`; `image_id` does for `image`.
 
+    A post with several images has a list of them under `image` or `image_ids`.
+
     Args:
         stream: The lines.
         name: What the input is called in messages.
@@ -140,8 +142,11 @@ def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequenc
     try:
         record = json_object(name, number, _text(raw.removeprefix(b"\xef\xbb\xbf"), name, number))
         id_ = _id(name, number, record)
-        image_name = _optional(name, number, record, "image") or _optional(name, number, record, "image_id")
-        path, problem = (None, "") if image_name is None else images.find(image_name)
+        names = _image_names(name, number, record)
+        found_images = [images.find(image_name) for image_name in names]
+        paths = [path for path, _ in found_images if path is not None]
+        problem = "; ".join(dict.fromkeys(problem for _, problem in found_images if problem))
+        image = paths if len(names) > 1 else next(iter(paths), None)
         given = [key for key in KEYS if record.get(key) is not None]
         if len(given) != 1:
             found = "'text' and 'tokens'" if given else f"neither 'text' nor 'tokens' (the keys are {sorted(record)})"
@@ -157,12 +162,12 @@ def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequenc
         if given == ["text"]:
             if not isinstance(record["text"], str):
                 raise DataFormatError(name, number, f"{json_type(record['text'])} as 'text'", "a string")
-            post = Post(text=record["text"], image=path, context=context)
+            post = Post(text=record["text"], image=image, context=context)
         else:
-            post = Post(words=string_list(name, number, record, "tokens"), image=path, context=context)
+            post = Post(words=string_list(name, number, record, "tokens"), image=image, context=context)
     except (ValueError, TypeError) as error:
         return Given(id_, number, digest, error=_said(error))
-    return _with_context(Given(id_, number, f"id {id_}", post, "", problem), image_name, sources)
+    return _with_context(Given(id_, number, f"id {id_}", post, "", problem), next(iter(names), None), sources)
 
 
 def _from_file(path: Path, number: int, images: Images, sources: Sequence[Texts]) -> Given:
@@ -189,7 +194,7 @@ def _with_context(given: Given, image_id: str | None, sources: Sequence[Texts]) 
         return given
     example = Example(given.id, None if image_id is None else image_key(image_id), ("",))
     texts = [find_text(source, example) for source in sources]
-    found = Post(post.text, post.words, post.image, texts if any(texts) else None)
+    found = replace(post, context=texts if any(texts) else None)
     return Given(given.id, given.number, given.key, found, "", given.image_problem)
 
 
@@ -210,8 +215,13 @@ def _id(name: str, number: int, record: dict[str, Any]) -> str:
     return text_field(name, number, record, "id")
 
 
-def _optional(name: str, number: int, record: dict[str, Any], key: str) -> str | None:
-    return text_field(name, number, record, key) if record.get(key) is not None else None
+def _image_names(name: str, number: int, record: dict[str, Any]) -> tuple[str, ...]:
+    for key in ("image", "image_ids", "image_id"):
+        if isinstance(record.get(key), list):
+            return string_list(name, number, record, key)
+        if record.get(key) is not None:
+            return (text_field(name, number, record, key),)
+    return ()
 
 
 def _said(error: Exception) -> str:

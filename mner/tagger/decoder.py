@@ -12,6 +12,7 @@ from mner.batch import Batch
 from mner.data.batching import Collate
 from mner.data.dataset import Item
 from mner.data.examples import Example
+from mner.data.inputs import OF_REGIONS
 from mner.data.tokenizer import PostTokenizer
 from mner.data.windows import Window, stitch, windows
 from mner.data.word_splitter import Word, readable
@@ -30,6 +31,8 @@ class Section(NamedTuple):
     words: Sequence[Word]
     context: tuple[str, ...] = ()
     seen: Seen = NOTHING
+    object_names: tuple[str, ...] = ()
+    relation: float = float("nan")
 
 
 class Found(NamedTuple):
@@ -87,13 +90,20 @@ class Decoder:
         start, end = window or (0, len(section.words))
         words = _shown(section.words[start:end])
         pieces = self.tokenizer.encode(words, section.context)
+        seen, known = section.seen, section.seen.known
         return Item(
             token_ids=pieces.ids,
             post_length=pieces.post_length,
             word_starts=pieces.word_starts,
             tags=None,
-            image=section.seen.image,
-            regions=section.seen.regions,
+            image=seen.image,
+            image_mask=seen.image_mask,
+            regions=seen.regions,
+            boxes=None if known is None else known.boxes,
+            scores=None if known is None else known.scores,
+            groups=None if known is None else known.groups,
+            object_names=list(section.object_names),
+            relation=section.relation,
             example=Example(str(section.post), None, words, None, section.context),
         )
 
@@ -101,10 +111,16 @@ class Decoder:
         """Items as a batch on the model's device."""
         image = next((item["image"] for item in items if item["image"] is not None), None)
         regions = next((item["regions"] for item in items if item["regions"] is not None), None)
+        needs: frozenset[str] = getattr(self.model, "needs", frozenset())  # an exported model has none
+        grid = (1, 1)
+        if image is not None and needs & OF_REGIONS and self.model.image_encoder is not None:
+            grid = self.model.image_encoder.grid(image.shape[-1])
         collate = Collate(
             self.tokenizer.pad_id,
-            None if image is None else (3, image.shape[1], image.shape[2]),
+            None if image is None else (3, image.shape[-2], image.shape[-1]),
             None if regions is None else regions.shape[1],
+            needs,
+            grid,
         )
         batch = collate(items)
         moved: Any = {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in batch.items()}

@@ -71,6 +71,8 @@ class Exported(nn.Module):
         b = len(given["token_ids"])
         if "characters" in self.inputs and "characters" not in given:
             given["characters"] = padded_characters(given["words"], given["word_mask"].shape[1])
+        if "image_mask" in given:
+            raise ValueError("Expected one image a post, since the exported model takes no more, but got several")
         if "image" in self.inputs and "image" not in given:
             size = self.inputs["image"].shape[-1]
             given["image"] = torch.zeros(b, 3, size, size)

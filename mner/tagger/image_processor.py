@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from mner.data.dataset import join_images
 from mner.data.formats.images import MAX_PIXELS, load_image, to_rgb
+from mner.data.inputs import OF_REGIONS, RegionSet, cell_boxes, join_regions
 from mner.data.transforms import ImageTransform, transform_for
-from mner.encoders.detectors import RegionDetector
+from mner.encoders.detectors import RegionDetector, Regions
 from mner.encoders.image import ImageEncoder
 from mner.encoders.weights import weights_hash
 from mner.errors import CheckpointError
@@ -32,14 +34,29 @@ class Opened(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the model gets of one picture; both None where it gets nothing."""
+    """What the model gets of a post's pictures; image and regions are None where it gets nothing."""
 
-    image: Tensor | None = None  # (3, s, s)
+    image: Tensor | None = None  # (3, s, s), or (n, 3, s, s) of several pictures
     regions: NDArray[np.floating[Any]] | None = None  # (r, f)
-    boxes: NDArray[np.float32] | None = None  # (r, 4) of detected regions, in pixels of the upright picture
+    boxes: NDArray[np.float32] | None = None  # of the first picture's detected regions, in pixels of it upright
+    image_mask: NDArray[np.bool_] | None = None  # (n,) which of several pictures are there
+    known: RegionSet | None = None  # what else is known of the regions
+    first: int | None = None  # regions of the first of several pictures; None for all
 
 
 NOTHING = Seen()
+
+
+def joined(parts: Sequence[Seen]) -> Seen:
+    """What the model gets of a post from what it gets of each of its pictures."""
+    real = [part for part in parts if part is not NOTHING]
+    if len(parts) == 1 or not real:
+        return parts[0]
+    image, there = join_images([part.image for part in parts])
+    known = join_regions([part.known for part in parts])
+    regions = None if known is None else known.features
+    first = None if real[0].regions is None else len(real[0].regions)
+    return Seen(image, regions, real[0].boxes, there, known, first)
 
 
 def open_picture(given: Image.Image | bytes | str | os.PathLike[str] | None, size: int | None = None) -> Opened:
@@ -105,6 +122,7 @@ class Sight:
         self.meta: dict[str, Any] | None = None
         self.lacks = ""
         self.blind = not model.uses_image
+        self.needs: frozenset[str] = getattr(model, "needs", frozenset())
         self._encoder = encoder
         self._weights = weights
         self._grid: tuple[int, int] | None = None
@@ -147,16 +165,19 @@ class Sight:
         boxes: list[NDArray[np.float32] | None] = [None] * len(chosen)
         if isinstance(encoder, RegionDetector):
             detected = encoder.detect(chosen)
-            features = [regions.features.numpy() for regions in detected]
+            sets = [_region_set(regions, picture) for regions, picture in zip(detected, chosen, strict=True)]
             boxes = [regions.boxes.numpy() for regions in detected]
         else:
             with torch.no_grad():
                 grids = encoder(torch.stack([self._pixels(picture) for picture in chosen]).to(self.device))
-            features = list(grids.float().cpu().numpy())
+            cells = cell_boxes(*(self.grid() or (1, 1))) if self.needs & OF_REGIONS else None
+            scores = np.ones(grids.shape[1], np.float32)
+            sets = [RegionSet(grid, cells, scores) for grid in grids.float().cpu().numpy()]
         seen = [NOTHING] * len(pictures)
-        for place, some, where in zip(found, features, boxes, strict=True):
-            # Rounded as the stored ones were.
-            seen[place] = Seen(regions=some.astype(self.meta["dtype"]), boxes=where) if len(some) else NOTHING
+        for place, some, where in zip(found, sets, boxes, strict=True):
+            features = some.features.astype(self.meta["dtype"])  # rounded as the stored ones were
+            if len(features):
+                seen[place] = Seen(regions=features, boxes=where, known=some._replace(features=features))
         return seen
 
     def grid(self) -> tuple[int, int] | None:
@@ -188,6 +209,17 @@ class Sight:
         return self._encoder.to(self.device)
 
 
+def _region_set(regions: Regions, picture: Image.Image) -> RegionSet:
+    size = np.array([*picture.size, *picture.size], dtype=np.float32)
+    return RegionSet(
+        regions.features.numpy(),
+        np.clip(regions.boxes.numpy() / size, 0, 1),
+        regions.scores.numpy(),
+        None if regions.groups is None else regions.groups.numpy(),
+        list(regions.names),
+    )
+
+
 def make_encoder(
     meta: Mapping[str, Any], weights: str | os.PathLike[str] | None = None
 ) -> ImageEncoder | RegionDetector:
@@ -217,11 +249,25 @@ def _grid_encoder(meta: Mapping[str, Any], weights: str | None) -> ImageEncoder:
 
 
 def _detector(meta: Mapping[str, Any], weights: str | None) -> RegionDetector:
+    options = dict(meta.get("transform") or {})
+    if "pyramid" not in options:
+        return _named(str(meta["encoder"]), weights, options)
+    from mner.encoders.image_inputs import build_crops
+
+    finder = dict(options["detector"] or {})
+    origin = finder.pop("weights", "none")
+    if origin not in ("pretrained", "random", "none"):
+        raise CheckpointError(f"its detector's weights were the local file {origin!r}: build it, give it as `encoder`")
+    # First the detector, as `mner features` does, so that random weights are the same.
+    detector = _named(finder.pop("name"), origin if origin == "pretrained" else None, finder) if finder else None
+    return build_crops(options, detector, weights)
+
+
+def _named(name: str, weights: str | None, options: Mapping[str, Any]) -> RegionDetector:
     from mner.encoders.detectors import RandomDetector, TorchvisionDetector
 
-    options = dict(meta.get("transform") or {})
-    if meta["encoder"] == "random":
+    if name == "random":
         return RandomDetector(**options)
-    if str(meta["encoder"]).startswith("torchvision/"):
+    if name.startswith("torchvision/"):
         return TorchvisionDetector("COCO" if weights == "pretrained" else weights, **options)
-    raise CheckpointError(f"{meta['encoder']} is made by hand: build it and give it as `encoder`")
+    raise CheckpointError(f"{name} is made by hand: build it and give it as `encoder`")

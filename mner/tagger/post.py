@@ -23,9 +23,12 @@ class Post:
     Attributes:
         text: As written; it will be split as the training data was.
         words: The words, in place of `text`, where they are known.
-        image: From PIL, or the bytes or path of an image file; None where the post has none.
+        image: From PIL, or the bytes or path of an image file, or a list of those; None where the post has none.
         context: Text of one source, a list of texts in the order of the sources in training, or a mapping from the
             names of sources to texts. None where there is none: a captioner may then make it.
+        object_names: Names of the objects in the image, for models that need them; None for those that a detector or
+            the context says.
+        relation: How far the image adds to the text, 0 to 1, for models that need it; None where it is not known.
 
     Raises:
         ValueError: Unless exactly one of `text` and `words` is given, and the words have content.
@@ -34,8 +37,10 @@ class Post:
 
     text: str | None = None
     words: Sequence[str] | None = None
-    image: Image | bytes | str | PathLike[str] | None = None
+    image: Image | bytes | str | PathLike[str] | Sequence[Image | bytes | str | PathLike[str]] | None = None
     context: Context = None
+    object_names: Sequence[str] | None = None
+    relation: float | None = None
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.words is None):
@@ -47,15 +52,27 @@ class Post:
             _check_strings(self.words, "words")
             if "" in self.words:
                 raise ValueError("Expected words with content, but one is empty")
-        if not (self.image is None or isinstance(self.image, (bytes, bytearray, str, PathLike)) or _is_pil(self.image)):
-            raise TypeError(
-                "Expected an image to be from PIL, the bytes of an image file or the path of one, but got a "
-                f"{type(self.image).__name__}"
-            )
+        for image in self.images:
+            if not (isinstance(image, (bytes, bytearray, str, PathLike)) or _is_pil(image)):
+                raise TypeError(
+                    "Expected an image to be from PIL, the bytes of an image file or the path of one, or a list of "
+                    f"those, but got a {type(image).__name__}"
+                )
+        if self.object_names is not None:
+            _check_strings(self.object_names, "object_names")
+        if self.relation is not None and not 0 <= self.relation <= 1:
+            raise ValueError(f"Expected the `relation` of a post to be from 0 to 1, but got {self.relation}")
         if isinstance(self.context, Mapping):
             _check_strings(list(self.context.values()), "context")
         elif self.context is not None and not isinstance(self.context, str):
             _check_strings(self.context, "context")
+
+    @property
+    def images(self) -> tuple[Image | bytes | str | PathLike[str], ...]:
+        """Its images: none, one, or several."""
+        if self.image is None:
+            return ()
+        return tuple(self.image) if isinstance(self.image, (list, tuple)) else (self.image,)  # type: ignore[return-value]
 
     @classmethod
     def of(cls, given: Post | str | Sequence[str] | Mapping[str, Any]) -> Post:
@@ -169,8 +186,8 @@ def groups(posts: Iterable[Post], size: int, ahead: int) -> Iterator[list[Post]]
     pictures = 0
     for post in posts:
         group.append(post)
-        pictures += post.image is not None
-        if len(group) == size * ahead or pictures == size:
+        pictures += len(post.images)
+        if len(group) == size * ahead or pictures >= size:
             yield group
             group, pictures = [], 0
     if group:

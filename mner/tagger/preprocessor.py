@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mner.data.datamodules.loading import TAGS
+from mner.data.inputs import split_names
 from mner.data.tokenizer import PostTokenizer
 from mner.data.word_splitter import Splitter, Style, Word, readable, split_words
 from mner.errors import CheckpointError
-from mner.tagger.image_processor import NOTHING, Opened, Seen, Sight, open_picture
+from mner.tagger.image_processor import NOTHING, Opened, Seen, Sight, joined, open_picture
 from mner.tagger.post import Context, Post
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class Prepared(NamedTuple):
     opened: Opened
     seen: Seen
     context: tuple[str, ...]
+    object_names: tuple[str, ...] = ()
+    relation: float = float("nan")
 
 
 class ImageWarning(UserWarning):
@@ -73,6 +77,7 @@ class Preparer:
         self.captioner = captioner
         self._caption_place = self._place(caption_source)
         self._told: set[str] = set()
+        self._names_from: str | None = data.get("object_names")
 
     def __call__(self, posts: Sequence[Post]) -> list[Prepared]:
         """Everything but the model."""
@@ -80,12 +85,15 @@ class Preparer:
         # A model of text alone, with a captioner, has its part of the picture as a text.
         read = self.captioner is not None and self.sight.blind
         described = [read and post.context is None for post in posts]
-        opened, seen = self._see([open_picture(post.image, self.sight.size) for post in posts], described)
+        given = [post.images or (None,) for post in posts]
+        each = [open_picture(image, self.sight.size) for images in given for image in images]
+        told = [text for text, images in zip(described, given, strict=True) for _ in images]
+        opened, seen = _by_post(*self._see(each, told), [len(images) for images in given])
         contexts = self._contexts(posts)
         split = [self._split(post) for post in posts]
         return [
-            Prepared(text, words, picture, what, texts)
-            for (text, words), picture, what, texts in zip(split, opened, seen, contexts, strict=True)
+            Prepared(text, words, picture, what, texts, self._object_names(post, what, texts), self._relation(post))
+            for post, (text, words), picture, what, texts in zip(posts, split, opened, seen, contexts, strict=True)
         ]
 
     def _split(self, post: Post) -> tuple[str, list[Word]]:
@@ -123,6 +131,28 @@ class Preparer:
             Opened(one.picture, unseen) if one.picture is not None and what is NOTHING and not text else one
             for one, what, text in zip(opened, seen, described, strict=True)
         ], seen
+
+    # What some models need beside images
+
+    def _object_names(self, post: Post, seen: Seen, texts: Sequence[str]) -> tuple[str, ...]:
+        if "object_names" not in self.sight.needs:
+            return ()
+        if post.object_names is not None:
+            return tuple(post.object_names)
+        if self._names_from == "context" and TAGS in self.sources:
+            return tuple(split_names(texts[self.sources.index(TAGS)]))
+        if self._names_from == "file":
+            self._tell_once("The model needs the names of objects, read from a file in training: give `object_names`")
+        elif seen.known is not None and seen.known.names is not None:
+            return tuple(seen.known.names)
+        return ()
+
+    def _relation(self, post: Post) -> float:
+        if post.relation is not None:
+            return float(post.relation)
+        if "relation" in self.sight.needs and post.images:
+            self._tell_once("The model needs to know whether an image adds to its text: give `relation` of posts")
+        return float("nan")
 
     # Context
 
@@ -167,7 +197,7 @@ class Preparer:
         return texts + [""] * (len(self.sources) - len(texts))
 
     def _caption(self, posts: Sequence[Post], bare: Sequence[int], contexts: Sequence[list[str]]) -> None:
-        opened = [(number, open_picture(posts[number].image).picture) for number in bare]
+        opened = [(number, open_picture(next(iter(posts[number].images), None)).picture) for number in bare]
         pictures = {number: picture for number, picture in opened if picture is not None}
         if not pictures:
             return
@@ -183,6 +213,21 @@ class Preparer:
         if message not in self._told:
             self._told.add(message)
             warnings.warn(message, kind, stacklevel=2)
+
+
+def _by_post(
+    opened: Sequence[Opened], seen: Sequence[Seen], counts: Sequence[int]
+) -> tuple[list[Opened], list[Seen]]:
+    """Pictures and what is seen of them, of each post: the first picture that is used, all problems, all regions."""
+    pictures, joint, start = [], [], 0
+    for count in counts:
+        some, parts = opened[start : start + count], seen[start : start + count]
+        start += count
+        used = [one for one, what in zip(some, parts, strict=True) if what is not NOTHING]
+        problems = "; ".join(dict.fromkeys(one.problem for one in some if one.problem))
+        pictures.append(Opened((used or some)[0].picture, problems))
+        joint.append(joined(parts))
+    return pictures, joint
 
 
 def tokenizer_of(model: FusionModule, data: Mapping[str, Any]) -> PostTokenizer:

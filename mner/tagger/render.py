@@ -18,7 +18,7 @@ from mner.data.transforms import ImageTransform
 from mner.html import PAGE, STYLE, escaped, marked
 from mner.nn.attention_maps import capture_attention, region_map
 from mner.tagger.decoder import Decoder, Section
-from mner.tagger.image_processor import NOTHING, Sight
+from mner.tagger.image_processor import NOTHING, Seen, Sight
 from mner.tagger.post import Tagged
 
 if TYPE_CHECKING:
@@ -91,12 +91,14 @@ def pictures_of(
     plain = Drawn(_small(picture), "image")
     if not attention or prepared.seen is NOTHING or not 0 < len(prepared.words) <= decoder.tokenizer.room:
         return [plain]
-    section = Section(0, prepared.words, prepared.context, prepared.seen)
+    section = Section(
+        0, prepared.words, prepared.context, prepared.seen, prepared.object_names, prepared.relation
+    )
     with torch.no_grad(), capture_attention(decoder.model) as seen:
         decoder.model.label_scores(decoder.batch([decoder.item(section)]))
     if not seen.maps:
         return [plain]
-    weights = list(seen.maps.values())[-1][0].cpu()  # (queries, r)
+    weights = _of_first_picture(list(seen.maps.values())[-1][0].cpu(), prepared.seen)  # (queries, r)
     if len(weights) == 1:
         asked = [("the whole post", weights[0])]
     else:
@@ -107,6 +109,14 @@ def pictures_of(
         plain,
         *(Drawn(_looked(sight, prepared, some), f"attention of {who}: {_told(some)}") for who, some in asked),
     ]
+
+
+def _of_first_picture(weights: torch.Tensor, seen: Seen) -> torch.Tensor:
+    """The attention (queries, r) on the regions of the picture that is drawn, where a post has several."""
+    if seen.image_mask is not None:
+        cells, first = weights.shape[-1] // len(seen.image_mask), int(seen.image_mask.argmax())
+        return weights[:, first * cells : (first + 1) * cells]
+    return weights[:, : seen.first]
 
 
 def _told(weights: torch.Tensor) -> str:

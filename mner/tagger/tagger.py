@@ -223,7 +223,7 @@ class Tagger:
     def __call__(
         self,
         text_or_words: str | Sequence[str] | Post,
-        image: Image | bytes | str | os.PathLike[str] | None = None,
+        image: Image | bytes | str | os.PathLike[str] | Sequence[Image | bytes | str | os.PathLike[str]] | None = None,
         context: Context = None,
     ) -> Tagged: ...
 
@@ -234,7 +234,8 @@ class Tagger:
             text_or_words: A text; the words of one post; or a list of posts, each a text, a list of words, a `Post` or
                 a mapping of its attributes. A list of strings is the words of one post, unless one of them has a space
                 in it: then they are texts. (`stream` takes every string for a text.)
-            image: From PIL, or the bytes or path of an image file. One that cannot be read is warned of.
+            image: From PIL, or the bytes or path of an image file, or a list of those. One that cannot be read is
+                warned of.
             context: Text of one source, a list of texts in the order of the sources in training, or a mapping from the
                 names of sources to texts.
 
@@ -301,7 +302,9 @@ class Tagger:
     def finish(self, prepared: Sequence[Prepared], batch_size: int | None = None) -> list[Tagged]:
         """Tag what `prepare` made of posts."""
         sections = [
-            Section(number, post.words[start : start + SECTION], post.context, post.seen)
+            Section(
+                number, post.words[start : start + SECTION], post.context, post.seen, post.object_names, post.relation
+            )
             for number, post in enumerate(prepared)
             for start in range(0, len(post.words), SECTION)
         ]

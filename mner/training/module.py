@@ -31,10 +31,16 @@ class TaggingModule(pl.LightningModule):
         labels: BIO labels, `O` first.
 
     Attributes:
+        uses_image: Whether images are read.
+        needs: Inputs beyond regions: some of `boxes`, `scores`, `object_names`, `relation`, `groups`. Batches then have
+            them, or the data are refused before training (`mner.data.inputs`).
+        region_order_matters: Whether regions in another order may give other emissions.
         restored: What the checkpoint that it came from says of its data; None for a new model.
     """
 
     uses_image: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset()
+    region_order_matters: ClassVar[bool] = False
     labels: list[str]
     text_encoder: Any
 

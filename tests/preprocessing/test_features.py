@@ -18,6 +18,7 @@ from mner.encoders.image import ImageEncoder
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.preprocessing.features import features
 from mner.runtime import pick_device
+from mner.tagger.image_processor import make_encoder
 
 
 def picture(seed, width=80, height=60):
@@ -201,3 +202,51 @@ def test_as_a_command(images, tmp_path):
 def test_pick_device():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda", "mps", "xpu")
+
+
+CROPS = {**GRID, "regions": "random", "crops": 2}
+
+
+def test_crops_are_the_whole_image_and_the_best_boxes(images, tmp_path):
+    store = features(images, tmp_path / "crops", **CROPS, names_out=tmp_path / "names.jsonl")
+    assert store["0"].shape == (3, 96)
+    assert store.groups("0").tolist() == [0, 1, 2]
+    assert store.size("1") == (80, 60)
+    assert store.places("0")[0].tolist() == [0, 0, 1, 1]
+    assert store.meta["groups"] is store.meta["sizes"] is True
+    assert store.meta["transform"]["encoder"] == "test_resnet"
+    assert store.meta["transform"]["detector"]["top_k"] == 2
+    assert "2 crops by random" in store.meta["encoder"]
+    names = read_context(tmp_path / "names.jsonl")
+    assert names["0"] == ", ".join(dict.fromkeys(name for name in store.names("0") if name))
+
+
+def test_a_pyramid_is_said_in_the_description(images, tmp_path):
+    store = features(images, tmp_path / "pyramid", **CROPS, pyramid=True)
+    assert store["0"].shape == (3, 4 * 368)
+    assert store.meta["transform"]["pyramid"] == {"layers": 4, "side": 2}
+    whole = features(images, tmp_path / "whole", **GRID, pyramid=True)
+    np.testing.assert_allclose(whole["0"][0], store["0"][0], rtol=1e-2, atol=1e-2)
+    assert whole.meta["transform"]["detector"] is None
+    with pytest.raises(DataFormatError, match="features made otherwise"):
+        features(images, tmp_path / "whole", **CROPS, pyramid=True)
+
+
+def test_the_tagger_makes_crops_again(images, tmp_path):
+    store = features(images, tmp_path / "crops", **CROPS, pyramid=True, dtype="float32")
+    (found,) = make_encoder(store.meta).detect([ImageFolder(images).open("1")])
+    np.testing.assert_allclose(found.features, store["1"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.boxes, store.boxes("1"))
+    assert found.names == store.names("1")
+
+
+def test_regions_have_the_sizes_of_their_images(images, tmp_path):
+    store = features(images, tmp_path / "store", **REGIONS)
+    assert store.size("2") == (100, 60)
+    np.testing.assert_allclose(store.places("2") * [100, 60, 100, 60], store.boxes("2"), rtol=1e-5)
+    assert "groups" not in store.meta
+
+
+def test_crops_cannot_be_fewer_than_none(images, tmp_path):
+    with pytest.raises(ValueError, match="`crops` to be 0 or more, but got -1"):
+        features(images, tmp_path / "store", **GRID, crops=-1)

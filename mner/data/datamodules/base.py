@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from mner.batch import Batch
-from mner.data.batching import Batches, BucketSampler, Collate
+from mner.data.datamodules.loading import BatchLoading
 from mner.data.dataset import MNERDataset
 from mner.data.examples import Example, Split, fingerprint, nested_subset
 from mner.data.formats.context import Texts
@@ -37,7 +36,7 @@ from mner.labels import bio_labels, repair
 log = logging.getLogger(__name__)
 
 
-class MNERDataModule(pl.LightningDataModule):
+class MNERDataModule(BatchLoading):
     """Posts of one data set as batches.
 
     Args:
@@ -56,6 +55,10 @@ class MNERDataModule(pl.LightningDataModule):
         context: Files of texts by image or post id, each a second segment in this order. A pattern such as
             `captions/*.json` joins the files that it matches into one source. Relative to `root`, or absolute.
         context_dropout: Probability that a training post is shown without context.
+        relations: File of values that say how far an image adds to its post's text, for strategies that need them:
+            lines `image_id<TAB>value`, or JSON lines. Relative to `root`, or absolute.
+        object_names: File of texts with the names of objects (`person, dog`) by image or post id, in place of those
+            of stored regions or of a context source called `tags`. Relative to `root`, or absolute.
         train_fraction: Part of the training posts to use, for learning curves; the subsets of one seed are nested.
         repair_iob: `"i_to_b"` makes a stray `I-` in the training split a `B-`; valid and test are never changed.
         seed: Of shuffling and of the training subset; None for that of `seed_everything`, or else 0.
@@ -90,6 +93,8 @@ class MNERDataModule(pl.LightningDataModule):
         train_fraction: float = 1.0,
         repair_iob: Literal["none", "i_to_b"] = "none",
         seed: int | None = None,
+        relations: str | None = None,
+        object_names: str | None = None,
     ) -> None:
         super().__init__()
         if images is not None and features is not None:
@@ -115,18 +120,16 @@ class MNERDataModule(pl.LightningDataModule):
         self.features = features
         self.context = list(context or [])
         self.context_dropout = context_dropout
+        self.relations = relations
+        self.object_names = object_names
         self.train_fraction = train_fraction
         self.repair_iob = repair_iob
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         if not hasattr(self, "labels"):
             self.labels = bio_labels(self.types)
-        self.predict_split: Split = "test"
-        self.datasets: dict[str, MNERDataset] = {}
         self.fingerprints: dict[str, str] = {}
-        self.broken_images: set[str] = set()
         self._tokenizer: PostTokenizer | None = None
         self._store: FeatureStore | None = None
-        self._folders: list[ImageSource] = []
 
     # What the model and the checkpoint need to know
 
@@ -175,6 +178,7 @@ class MNERDataModule(pl.LightningDataModule):
             "max_length": self.max_length,
             "replace_urls": self.replace_urls,
             "train_fraction": self.train_fraction,
+            "object_names": self.names_from,
         }
 
     def use_tokenizer(self, files: dict[str, str]) -> None:
@@ -203,41 +207,6 @@ class MNERDataModule(pl.LightningDataModule):
                 {split: (post.id for post in self._posts(split)) for split in self.split_names()},
                 wanted[stage], self.root, self.overlap_advice,
             )  # fmt: skip
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Note the images that have a file, but could not be opened."""
-        if "image" in batch and not batch["has_image"].all():
-            for image_id, there in zip(batch["image_id"], batch["has_image"].tolist(), strict=True):
-                if not there and image_id is not None and any(image_id in folder for folder in self._folders):
-                    self.broken_images.add(image_id)
-        return batch
-
-    def teardown(self, stage: str) -> None:
-        """Report the images that could not be opened."""
-        if self.broken_images:
-            log.warning(
-                "%d image files could not be read (%s); their posts had the learned 'no image' vector. "
-                "`mner data verify` says what is wrong with them",
-                len(self.broken_images),
-                ", ".join(sorted(self.broken_images)[:5]) + (" …" if len(self.broken_images) > 5 else ""),
-            )
-            self.broken_images.clear()
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Bucketed, shuffled batches of the training split."""
-        return self._loader(self.datasets["train"], self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the valid split, each post once."""
-        return self._loader(self.datasets["valid"], self.eval_batch_size, shuffle=False)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test split, each post once."""
-        return self._loader(self.datasets["test"], self.eval_batch_size, shuffle=False)
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Batches of `predict_split`."""
-        return self._loader(self.datasets[self.predict_split], self.eval_batch_size, shuffle=False)
 
     def loader(self, examples: Sequence[Example], images: str | None = None) -> DataLoader[Batch]:
         """Batches of any posts, prepared like the data set's own; for prediction."""
@@ -332,18 +301,3 @@ class MNERDataModule(pl.LightningDataModule):
         if whole and split in self.datasets:
             return self.datasets[split].examples
         return self.read(split)[0]
-
-    def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
-        image_shape = None
-        if dataset.transform is not None:
-            size = dataset.transform.size  # type: ignore[attr-defined]
-            image_shape = (3, size, size)
-        return DataLoader(
-            Batches(dataset),  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=BucketSampler(dataset.lengths, batch_size, shuffle, seed=self.seed),
-            collate_fn=Collate(self.post_tokenizer.pad_id, image_shape, self.region_width),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=False,
-        )

@@ -62,7 +62,8 @@ def write_conll(path: str | PathLike[str], examples: Iterable[Example]) -> None:
     """Write posts so that `read_conll` gives them back. Context is not written.
 
     Raises:
-        ValueError: If a post cannot be expressed: no tags, an image id that is not its id, a tab or line break in it.
+        ValueError: If a post cannot be expressed: no tags, an image id that is not its id, several images, a tab or
+            line break in it.
     """
     blocks = []
     for example in examples:
@@ -72,6 +73,8 @@ def write_conll(path: str | PathLike[str], examples: Iterable[Example]) -> None:
             raise ValueError(
                 f"CoNLL has one id a post, but post {example.id!r} has image {example.image_id!r}; use write_jsonl"
             )
+        if example.more_images:
+            raise ValueError(f"CoNLL has one image a post, but {example.id!r} has several; use write_jsonl")
         fields = (example.id, *example.words, *example.tags)
         good = all(field and "\t" not in field and "\n" not in field for field in fields)
         if not good or example.id != example.id.strip(" \r"):

@@ -33,9 +33,8 @@ class Texts(Mapping[str, str]):
     def find(self, post: Example) -> str:
         """The text of a post, by its own id or else by its image; "" where there is none."""
         text = self.by_post.get(image_key(post.id))
-        if text is None and post.image_id is not None:
-            text = self.by_image.get(image_key(post.image_id))
-        return text or ""
+        of_images = (self.by_image.get(image_key(image_id)) for image_id in post.image_ids)
+        return next((some for some in of_images if some), "") if text is None else text
 
     def __getitem__(self, key: str) -> str:
         key = image_key(key)
@@ -102,8 +101,7 @@ def find_text(texts: Mapping[str, str], post: Example) -> str:
     """The text of a post by its id or else its image id, each with and without suffix; "" where there is none."""
     if isinstance(texts, Texts):
         return texts.find(post)
-    ids = (post.id,) if post.image_id is None else (post.id, post.image_id)
-    keys = (key for id_ in ids for key in (id_, image_key(id_)))
+    keys = (key for id_ in (post.id, *post.image_ids) for key in (id_, image_key(id_)))
     return next((texts[key] for key in keys if texts.get(key)), "")
 
 

@@ -9,6 +9,8 @@ A store is a folder:
 | `features.bin` | (all regions, f) float16 or float32, little-endian, one image after another |
 | `boxes.bin` | for detected regions: (all regions, 4) float32 |
 | `scores.bin`, `labels.bin` | for detected regions: (all regions,) float32 and int16 |
+| `sizes.bin` | for detected regions: (all regions, 2) int32, width and height of their image; older stores have none |
+| `groups.bin` | where an image has several crops: (all regions,) int16, which of them a region is of |
 | `broken.json` | images that could not be read, and why |
 
 The index line of an image is written after its data are on the disk. Whatever the moment a writer is killed at, what
@@ -45,6 +47,9 @@ class Column(NamedTuple):
         return np.dtype(self.dtype).itemsize * int(np.prod(self.shape))
 
 
+_OPTIONAL = {"sizes": Column("sizes.bin", "<i4", (2,)), "groups": Column("groups.bin", "<i2", ())}
+
+
 def columns_of(meta: Mapping[str, Any]) -> dict[str, Column]:
     """The flat files of a store, by what they hold."""
     columns = {"features": Column("features.bin", DTYPES[meta["dtype"]], (int(meta["width"]),))}
@@ -52,6 +57,9 @@ def columns_of(meta: Mapping[str, Any]) -> dict[str, Column]:
         columns["boxes"] = Column("boxes.bin", "<f4", (4,))
         columns["scores"] = Column("scores.bin", "<f4", ())
         columns["labels"] = Column("labels.bin", "<i2", ())
+    for name, column in _OPTIONAL.items():
+        if meta.get(name):
+            columns[name] = column
     return columns
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from mner.data.formats.feature_format import columns_of, read_broken, read_index, read_meta
 from mner.data.formats.feature_writer import FeatureWriter as FeatureWriter
 from mner.data.formats.images import Reason, image_key
+from mner.data.inputs import cell_boxes
 from mner.errors import DataFormatError
 
 
@@ -106,6 +108,50 @@ class FeatureStore:
     def names(self, image_id: str) -> list[str]:
         """Class names of the r regions."""
         return [self.meta["classes"][label] for label in self._slice("labels", image_id)]
+
+    def places(self, image_id: str) -> NDArray[np.float32]:
+        """Boxes (r, 4) in 0..1 of the image; of a grid, its cells in 0..1 of the square that the encoder saw.
+
+        Raises:
+            DataFormatError: If the store does not say how large its images were, or its cells form no square grid.
+        """
+        if self.kind == "grid":
+            r = len(self[image_id])
+            side = math.isqrt(r)
+            if side * side != r:
+                raise DataFormatError(self.path, None, f"{r} cells of image {image_id!r}", "a square grid, for boxes")
+            return cell_boxes(side, side)
+        self.check_sizes()
+        sizes = np.maximum(self._slice("sizes", image_id), 1)
+        found: NDArray[np.float32] = np.clip(self.boxes(image_id) / np.tile(sizes, 2), 0, 1).astype(np.float32)
+        return found
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """Width and height of the image in the pixels of its boxes; 0 and 0 where it has no regions."""
+        self.check_sizes()
+        found = self._slice("sizes", image_id)
+        return (int(found[0, 0]), int(found[0, 1])) if len(found) else (0, 0)
+
+    def groups(self, image_id: str) -> NDArray[np.int64]:
+        """Which crop of the image each of the r regions is of; 0 where an image is one."""
+        if "groups" in self._maps:
+            return self._slice("groups", image_id).astype(np.int64)
+        return np.zeros(len(self[image_id]), np.int64)
+
+    def check_sizes(self) -> None:
+        """Refuse a store of regions whose boxes cannot be put in relation to their image.
+
+        Raises:
+            DataFormatError: If it was made before the sizes of images were stored.
+        """
+        if self.kind == "regions" and "sizes" not in self._maps:
+            raise DataFormatError(
+                self.path,
+                None,
+                f"boxes without the sizes of their images (stored by mner {self.meta.get('mner', '0')})",
+                "sizes, without which boxes are not known in 0..1",
+                "Extract again into a new folder: `mner features --regions … --images … --out …`.",
+            )
 
     def missing(self, image_ids: Iterable[str]) -> list[str]:
         """Those of `image_ids` of which the store knows nothing: neither features nor that the image is broken."""

@@ -40,6 +40,8 @@ class FeatureWriter:
         transform: What was done to the images; plain data.
         dtype: `float16` or `float32`.
         classes: Class names, for regions.
+        sizes: Store the size of each image, for regions; without, their boxes are in pixels only.
+        groups: Store which crop of its image a region is of.
 
     Raises:
         DataFormatError: If the folder holds features of another kind, encoder, weights, transform, ...
@@ -58,6 +60,8 @@ class FeatureWriter:
         transform: Mapping[str, Any] | None = None,
         dtype: Literal["float16", "float32"] = "float16",
         classes: Sequence[str] = (),
+        sizes: bool = False,
+        groups: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"Expected argument `dtype` to be one of {list(DTYPES)}, but got {dtype!r}")
@@ -76,11 +80,14 @@ class FeatureWriter:
             "classes": list(classes),
             "mner": mner.__version__,
             "complete": False,
+            **({"sizes": True} if sizes else {}),
+            **({"groups": True} if groups else {}),
         }
         self._labels = {name: number for number, name in enumerate(classes)}
         self._make_folder()
         self._lock = lock(self.path)
         try:
+            self._go_on_without_sizes()
             self._check_old_meta()
             self._counts, self.broken = read_index(self.path / "index.tsv", repair=True), read_broken(self.path)
             self._cut()
@@ -112,6 +119,8 @@ class FeatureWriter:
         boxes: Sequence[NDArray[Any]] | None = None,
         scores: Sequence[NDArray[Any]] | None = None,
         names: Sequence[Sequence[str]] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        groups: Sequence[NDArray[Any]] | None = None,
     ) -> None:
         """Add some images; they are on the disk when this returns.
 
@@ -121,6 +130,8 @@ class FeatureWriter:
             boxes: n arrays (r, 4), for regions.
             scores: n arrays (r,), for regions.
             names: n lists of r class names, for regions.
+            sizes: n pairs of width and height, in the pixels of the boxes.
+            groups: n arrays (r,), which crop a region is of.
 
         Raises:
             ValueError: If shapes or counts do not fit, an id is there already, or a number is not finite in `dtype`.
@@ -137,6 +148,8 @@ class FeatureWriter:
             labels = None if names is None else [[self._label(name) for name in some] for some in names]
             given |= {"boxes": boxes, "scores": scores, "labels": labels}
         counts = [len(some) for some in features]
+        given["groups"] = groups
+        given["sizes"] = sizes and [np.tile(size, (r, 1)) for size, r in zip(sizes, counts, strict=True)]
         data = {name: self._bytes(name, given[name], keys, counts) for name in self._files}
         for name, file in self._files.items():
             file.write(data[name])
@@ -203,15 +216,21 @@ class FeatureWriter:
                 )
         self.path.mkdir(parents=True, exist_ok=True)
 
+    def _go_on_without_sizes(self) -> None:
+        """A store that was begun before sizes were stored is gone on with as it is."""
+        if (self.path / "meta.json").exists() and not read_meta(self.path).get("sizes"):
+            self.meta.pop("sizes", None)
+
     def _check_old_meta(self) -> None:
         if not (self.path / "meta.json").exists():
             return
         old = read_meta(self.path)
         # Through JSON and back, so that tuples compare equal to lists.
         new = json.loads(json.dumps(self.meta))
-        differing = [key for key in new if key not in _CHANGES and old.get(key) != new[key]]
+        known = dict.fromkeys((*new, "sizes", "groups"))
+        differing = [key for key in known if key not in _CHANGES and old.get(key) != new.get(key)]
         if differing:
-            shown = {key: (old.get(key), new[key]) for key in differing if key != "classes"}
+            shown = {key: (old.get(key), new.get(key)) for key in differing if key != "classes"}
             found = "; ".join(f"{key} {was!r}, now {now!r}" for key, (was, now) in shown.items()) or "other classes"
             raise DataFormatError(
                 self.path,

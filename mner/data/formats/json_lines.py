@@ -17,7 +17,8 @@ JSON_SUFFIXES = (".jsonl", ".json")
 def read_jsonl(path: str | PathLike[str]) -> list[Example]:
     """Read posts from JSON lines, the Snapchat format: `{"id", "image_id", "tokens", "label"}`.
 
-    `label` may be missing or null where gold is unknown, `image_id` where a post has no image. Other keys are ignored.
+    `label` may be missing or null where gold is unknown, `image_id` where a post has no image. A post with several
+    images has `image_ids`, a list, in its place. Other keys are ignored.
 
     Raises:
         DataNotFoundError: If there is no such file.
@@ -33,13 +34,14 @@ def read_jsonl(path: str | PathLike[str]) -> list[Example]:
         record = json_object(path, number, line)
         id_ = text_field(path, number, record, "id")
         ids.add(id_, number)
-        image_id = None if record.get("image_id") is None else text_field(path, number, record, "image_id")
+        image_ids = _image_ids(path, number, record)
         words = string_list(path, number, record, "tokens")
         if not words:
             raise DataFormatError(path, number, f"post {id_!r} without words", "at least one word", "Remove the post.")
         if "" in words:
             raise DataFormatError(path, number, f"an empty word in post {id_!r}", "words with content")
-        posts.append(Example(id_, image_id, words, _labels(path, number, record, len(words), known)))
+        tags = _labels(path, number, record, len(words), known)
+        posts.append(Example(id_, image_ids[0] if image_ids else None, words, tags, more_images=image_ids[1:]))
     return posts
 
 
@@ -48,9 +50,26 @@ def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for example in examples:
             record: dict[str, Any] = {"id": example.id, "image_id": example.image_id, "tokens": example.words}
+            if example.more_images:
+                record["image_ids"] = example.image_ids
             if example.tags is not None:
                 record["label"] = example.tags
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _image_ids(path: str | PathLike[str], number: int, record: dict[str, Any]) -> tuple[str, ...]:
+    first = None if record.get("image_id") is None else text_field(path, number, record, "image_id")
+    if record.get("image_ids") is None:
+        return () if first is None else (first,)
+    image_ids = string_list(path, number, record, "image_ids")
+    if "" in image_ids or len(set(image_ids)) < len(image_ids):
+        found = f"the image ids {list(image_ids)}"
+        raise DataFormatError(path, number, found, "different ids with content", "Name each image once.")
+    if first is not None and first not in image_ids[:1]:
+        raise DataFormatError(
+            path, number, f"image_id {first!r} beside image_ids {list(image_ids)}", "the first of them, or none"
+        )
+    return image_ids
 
 
 def _labels(

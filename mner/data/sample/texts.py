@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mner.data.examples import Example
-from mner.data.sample.scenes import draw_scene
+from mner.data.sample.canvas import Scene
+from mner.data.sample.objects import write_objects
+from mner.data.sample.scenes import draw_objects
 from mner.labels import spans
 
 TYPES = ("PER", "LOC", "ORG", "MISC")
 SPLITS = ("train", "valid", "test")
 RECIPE = "sample.json"
-VERSION = 1  # raise it whenever the same arguments make other files
+VERSION = 2  # raise it whenever the same arguments make other files
 
 AMBIGUOUS = (
     "Corvane", "Elmora", "Tarrin", "Ostley", "Velano", "Haldric", "Quillon", "Sabria", "Norrow", "Penlow", "Mirado",
@@ -87,9 +89,10 @@ def write_sample(root: Path, train: int = 600, valid: int = 240, test: int = 240
     """Write the sample data to the folder `root`; the same arguments make the same files.
 
     The files are `train.txt`, `valid.txt`, `test.txt` (`IMGID:` lines, then a word, a tab and a tag a line),
-    `captions.jsonl`, `images/<image id>.jpg`, and `sample.json`, which records the arguments. The folder appears whole
-    or not at all. Of ten posts about six have an ambiguous name (one in five of these has a clear name as well), three
-    have clear names only, one has no entity. A few posts without an ambiguous name lack their image and caption.
+    `captions.jsonl`, `images/<image id>.jpg`, what `mner.data.sample.objects` knows of the pictures, and `sample.json`,
+    which records the arguments. The folder appears whole or not at all. Of ten posts about six have an ambiguous name
+    (one in five of these has a clear name as well), three have clear names only, one has no entity. A few posts without
+    an ambiguous name lack their image and caption.
 
     Args:
         root: The folder to make. One that was made with the same arguments is left as it is.
@@ -161,6 +164,8 @@ def _is_made(root: Path, recipe: str) -> bool:
 def _fill(root: Path, sizes: dict[str, int], seed: int) -> None:
     known: set[tuple[str, ...]] = set()
     number = 0
+    scenes: dict[str, Scene] = {}
+    relations: dict[str, float] = {}
     with (root / "captions.jsonl").open("w", encoding="utf-8", newline="\n") as captions:
         for split, size in sizes.items():
             rng = random.Random(f"{seed} {split}")
@@ -171,10 +176,12 @@ def _fill(root: Path, sizes: dict[str, int], seed: int) -> None:
                 columns = zip(post.words, post.tags, strict=True)
                 lines += [f"IMGID:{image_id}", *(f"{word}\t{tag}" for word, tag in columns), ""]
                 if not post.missing:
-                    image, caption = draw_scene(post.shown, f"{seed} {image_id}")
-                    image.save(root / "images" / f"{image_id}.jpg", quality=90)
-                    captions.write(json.dumps({"image_id": image_id, "caption": caption}) + "\n")
+                    scene = draw_objects(post.shown, f"{seed} {image_id}")
+                    scene.image.save(root / "images" / f"{image_id}.jpg", quality=90)
+                    captions.write(json.dumps({"image_id": image_id, "caption": scene.caption}) + "\n")
+                    scenes[image_id], relations[image_id] = scene, float(post.ambiguous)
             (root / f"{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    write_objects(root, scenes, relations)
 
 
 class _Post(NamedTuple):
@@ -182,6 +189,7 @@ class _Post(NamedTuple):
     tags: list[str]
     shown: str  # the entity type that the picture shows
     missing: bool = False  # no image, no caption
+    ambiguous: bool = False  # the picture says what the text does not
 
 
 class _Plan(NamedTuple):
@@ -207,7 +215,7 @@ def _posts(size: int, rng: random.Random, known: set[tuple[str, ...]]) -> Iterat
         while tuple(post.words) in known:
             post = post._replace(words=[*post.words, _url(rng)], tags=[*post.tags, "O"])
         known.add(tuple(post.words))
-        yield post._replace(missing=plan.missing)
+        yield post._replace(missing=plan.missing, ambiguous=plan.meaning is not None)
 
 
 def _meanings(count: int, rng: random.Random) -> list[tuple[str, str]]:

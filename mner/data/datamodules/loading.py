@@ -1,0 +1,184 @@
+"""`BatchLoading`: a data module's second half, from data sets to batches with what the model needs."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from mner.batch import Batch
+from mner.data.batching import Batches, BucketSampler, Collate
+from mner.data.dataset import MNERDataset
+from mner.data.examples import Split
+from mner.data.formats.context import Texts
+from mner.data.formats.feature_store import FeatureStore
+from mner.data.formats.images import ImageSource
+from mner.data.formats.relations import read_relations
+from mner.data.inputs import OF_REGIONS, PostInputs, check_needs
+from mner.data.sources import find_place, read_source
+from mner.data.tokenizer import PostTokenizer
+
+log = logging.getLogger(__name__)
+TAGS = "tags"
+"""The context source whose texts are names of objects."""
+
+
+class BatchLoading(pl.LightningDataModule):
+    """Batches of the data sets that `MNERDataModule` makes, with the inputs that the model needs.
+
+    Attributes:
+        needs: Inputs beyond regions that batches carry; see `serve`.
+        datasets: The splits that were set up, by name.
+        broken_images: Ids of images whose files turned out not to be readable; known once they were used.
+    """
+
+    root: Path
+    batch_size: int
+    eval_batch_size: int
+    num_workers: int
+    seed: int
+    relations: str | None
+    object_names: str | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.needs: frozenset[str] = frozenset()
+        self.predict_split: Split = "test"
+        self.datasets: dict[str, MNERDataset] = {}
+        self.broken_images: set[str] = set()
+        self._folders: list[ImageSource] = []
+        self._served: Any = None
+
+    # What the other half knows
+
+    @property
+    def store(self) -> FeatureStore | None:
+        """The stored features; None without."""
+        raise NotImplementedError
+
+    @property
+    def region_width(self) -> int | None:
+        """Their width; None without."""
+        raise NotImplementedError
+
+    @property
+    def context_names(self) -> list[str]:
+        """A name for each context source."""
+        raise NotImplementedError
+
+    @property
+    def post_tokenizer(self) -> PostTokenizer:
+        """The tokeniser."""
+        raise NotImplementedError
+
+    # What the model needs
+
+    def serve(self, model: Any) -> None:
+        """Let batches carry what a model `needs`. Before training, the model itself asks for it.
+
+        Args:
+            model: A `FusionModule`.
+
+        Raises:
+            ValueError: If it needs something that is not known.
+        """
+        self.needs = check_needs(getattr(model, "needs", ()), type(model).__name__)
+        self._served = model
+
+    @property
+    def names_from(self) -> Literal["file", "regions", "context"] | None:
+        """Where the names of objects come from: `object_names`, stored regions, or the context source `tags`."""
+        if self.object_names is not None:
+            return "file"
+        if self.store is not None and self.store.kind == "regions":
+            return "regions"
+        return "context" if TAGS in self.context_names else None
+
+    def post_inputs(self) -> PostInputs:
+        """What a post gets beyond its regions.
+
+        Raises:
+            DataNotFoundError: If a file that was named is not there.
+            DataFormatError: If it holds something else.
+        """
+        origin = self.names_from if "object_names" in self.needs else None
+        return PostInputs(
+            self.needs,
+            self._names if origin == "file" else None,
+            self.context_names.index(TAGS) if origin == "context" else None,
+            self._relations if "relation" in self.needs else None,
+        )
+
+    @cached_property
+    def _relations(self) -> dict[str, float]:
+        return {} if self.relations is None else read_relations(find_place(self.root, self.relations, "relations"))
+
+    @cached_property
+    def _names(self) -> Texts:
+        return Texts({}, {}) if self.object_names is None else read_source(self.object_names, self.root)
+
+    # Lightning's hooks
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note the images that have a file, but could not be opened."""
+        if "image" in batch and not batch["has_image"].all():
+            for image_id, there in zip(batch["image_id"], batch["has_image"].tolist(), strict=True):
+                if not there and image_id is not None and any(image_id in folder for folder in self._folders):
+                    self.broken_images.add(image_id)
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Report the images that could not be opened."""
+        if self.broken_images:
+            log.warning(
+                "%d image files could not be read (%s); their posts had the learned 'no image' vector. "
+                "`mner data verify` says what is wrong with them",
+                len(self.broken_images),
+                ", ".join(sorted(self.broken_images)[:5]) + (" …" if len(self.broken_images) > 5 else ""),
+            )
+            self.broken_images.clear()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Bucketed, shuffled batches of the training split."""
+        return self._loader(self.datasets["train"], self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the valid split, each post once."""
+        return self._loader(self.datasets["valid"], self.eval_batch_size, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, each post once."""
+        return self._loader(self.datasets["test"], self.eval_batch_size, shuffle=False)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of `predict_split`."""
+        return self._loader(self.datasets[self.predict_split], self.eval_batch_size, shuffle=False)
+
+    # From data sets to batches
+
+    def collate(self, dataset: MNERDataset) -> Collate:
+        """What makes batches of posts that this data module prepared."""
+        dataset.inputs = self.post_inputs()
+        image_shape, grid = None, (1, 1)
+        if dataset.transform is not None:
+            size: int = dataset.transform.size  # type: ignore[attr-defined]
+            image_shape = (3, size, size)
+            encoder = getattr(self._served, "image_encoder", None)
+            if encoder is not None and self.needs & OF_REGIONS:
+                grid = encoder.grid(size)
+        return Collate(self.post_tokenizer.pad_id, image_shape, self.region_width, self.needs, grid)
+
+    def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
+        return DataLoader(
+            Batches(dataset),  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=BucketSampler(dataset.lengths, batch_size, shuffle, seed=self.seed),
+            collate_fn=self.collate(dataset),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=False,
+        )

@@ -113,6 +113,7 @@ class ImageEncoder(nn.Module):
         # (b, rows, columns, f) or (b, f, rows, columns)
         return features.flatten(1, 2) if self._channels_last else features.flatten(2).transpose(1, 2)
 
+    @torch.inference_mode(False)  # evaluation may meet a new size; what a trace leads back to needs gradients
     def _trace(self, size: int) -> tuple[Tensor, set[str]]:
         """Features of one image on the meta device (shapes, no numbers), and the parameters they don't depend on."""
         meta = {

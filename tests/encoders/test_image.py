@@ -250,6 +250,12 @@ def test_a_size_that_the_model_cannot_take_is_named(name):
     assert encoder(torch.zeros(1, 3, encoder.size, encoder.size)).shape[-1] == encoder.width
 
 
+def test_a_new_size_may_come_in_evaluation():
+    encoder = ImageEncoder("test_resnet")
+    with torch.inference_mode():
+        assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 96)
+
+
 def test_a_model_without_regions_is_refused():
     with pytest.raises(ValueError, match="'pit_ti_224' has class tokens only"):
         ImageEncoder("pit_ti_224")

@@ -132,13 +132,13 @@ class MNERDataset(Dataset[Item]):
         for begin in range(0, len(self.examples), CHUNK):
             chunk = self.examples[begin : begin + CHUNK]
             tokenizer.forget(beyond=KNOWN)
-            tokenizer.learn(
+            known = tokenizer.learn(
                 (word for example in chunk for word in example.words),
                 (text for example in chunk for text in example.context if text),
             )
             for example in chunk:
                 try:
-                    pieces, word_starts, post_length = tokenizer.encode_plain(example.words, example.context)
+                    pieces, word_starts, post_length = tokenizer.encode_plain(example.words, example.context, known)
                 except PostTooLongError as error:
                     raise ValueError(f"Post {example.id!r}: {error}") from None
                 ids.extend(pieces)

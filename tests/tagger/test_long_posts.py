@@ -115,7 +115,7 @@ def test_huge_words_cost_little(tagger, bert_folder):
 
 def test_learnt_words_are_forgotten(tagger, monkeypatch):
     monkeypatch.setattr(mner.tagger.preprocessor, "KNOWN_WORDS", 20)
-    sizes = [len(tagger.tokenizer._words) for _ in tagger.stream((f"x{n} y{n}" for n in range(200)), 4)]
+    sizes = [len(tagger.tokenizer._known.words) for _ in tagger.stream((f"x{n} y{n}" for n in range(200)), 4)]
     assert max(sizes) <= 20 + 8
 
 

@@ -56,7 +56,7 @@ def test_each_word_gets_a_tag(tagger):
     assert tagger.tokenizer.room == 10
     for count in (10, 11, 60):
         words = [f"w{number}" for number in range(count)]
-        found = tagger(words)
+        found = tagger(words=words)
         assert len(found.tags) == count
         assert set(found.tags) <= set(LABELS)
 

@@ -199,7 +199,7 @@ def test_several_posts(tagger):
     rendering = tagger.render([Post("Anna one", context="x"), {"text": "Bo two", "context": "y"}])
     assert len(rendering.parts) == 2
     assert "Anna one" in Parsed(rendering.parts[0]).text
-    assert "Bo two" in Parsed(tagger.render(["Bo", "two"], context="x").page()).text
+    assert "Bo two" in Parsed(tagger.render(words=["Bo", "two"], context="x").page()).text
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

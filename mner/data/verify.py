@@ -24,6 +24,7 @@ class SplitReport:
     Attributes:
         posts: Posts.
         fingerprint: Of the labels.
+        scheme: The tag scheme that the file is in.
         types: Entity types that its tags name.
         stray: `I-` tags that continue no entity of their type.
         duplicates: Posts whose text an earlier post of the split has.
@@ -34,6 +35,7 @@ class SplitReport:
 
     posts: int
     fingerprint: str
+    scheme: str = "IOB2"
     types: list[str] = field(default_factory=list)
     stray: int = 0
     duplicates: int = 0
@@ -66,6 +68,7 @@ class Report:
         lines = []
         for name, split in self.splits.items():
             lines.append(f"{name}: {split.posts:,} posts, labels {split.fingerprint}, types {' '.join(split.types)}")
+            lines.append(f"  tags: {split.scheme}" + (", read as IOB2" if split.scheme != "IOB2" else ""))
             if split.images is None:
                 lines.append("  images: not checked")
             else:
@@ -108,7 +111,7 @@ def verify(
         report.errors.append("no posts at all")
     expected = None if types is None else set(types)
     for name, posts in splits.items():
-        split = SplitReport(len(posts), fingerprint(posts))
+        split = SplitReport(len(posts), fingerprint(posts), getattr(posts, "scheme", "IOB2"))
         report.splits[name] = split
         if not posts:
             report.errors.append(f"{name}: no posts")

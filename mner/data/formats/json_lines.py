@@ -7,17 +7,19 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
-from mner.data.examples import Example
-from mner.data.formats.lines import UniqueIds, check_tag, json_object, read_lines, string_list, text_field
+from mner.data.examples import Example, Posts
+from mner.data.formats.lines import UniqueIds, json_object, read_lines, string_list, text_field
+from mner.data.formats.schemes import SchemeOf
 from mner.errors import DataFormatError
 
 JSON_SUFFIXES = (".jsonl", ".json")
 
 
-def read_jsonl(path: str | PathLike[str]) -> list[Example]:
+def read_jsonl(path: str | PathLike[str]) -> Posts:
     """Read posts from JSON lines, the Snapchat format: `{"id", "image_id", "tokens", "label"}`.
 
     `label` may be missing or null where gold is unknown, `image_id` where a post has no image. Other keys are ignored.
+    Tags in IOB1, IOBES or BILOU become IOB2 (`mner.data.formats.schemes`).
 
     Raises:
         DataNotFoundError: If there is no such file.
@@ -25,7 +27,7 @@ def read_jsonl(path: str | PathLike[str]) -> list[Example]:
             tags than words, a wrong tag, a repeated id, a file that is empty or not UTF-8; with the line.
     """
     ids = UniqueIds(path)
-    known: set[str] = set()
+    scheme = SchemeOf(path)
     posts = []
     for number, line in enumerate(read_lines(path), start=1):
         if not line:
@@ -39,8 +41,8 @@ def read_jsonl(path: str | PathLike[str]) -> list[Example]:
             raise DataFormatError(path, number, f"post {id_!r} without words", "at least one word", "Remove the post.")
         if "" in words:
             raise DataFormatError(path, number, f"an empty word in post {id_!r}", "words with content")
-        posts.append(Example(id_, image_id, words, _labels(path, number, record, len(words), known)))
-    return posts
+        posts.append(Example(id_, image_id, words, _labels(path, number, record, len(words), scheme)))
+    return scheme.posts(posts)
 
 
 def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
@@ -54,7 +56,7 @@ def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
 
 
 def _labels(
-    path: str | PathLike[str], number: int, record: dict[str, Any], words: int, known: set[str]
+    path: str | PathLike[str], number: int, record: dict[str, Any], words: int, scheme: SchemeOf
 ) -> tuple[str, ...] | None:
     if record.get("label") is None:
         # A misspelt key would make posts without gold of posts with gold, silently.
@@ -67,5 +69,5 @@ def _labels(
         advice = "Words and tags belong together one by one."
         raise DataFormatError(path, number, f"{words} tokens and {len(tags)} tags", "as many tags as tokens", advice)
     for tag in tags:
-        check_tag(path, number, tag, known)
+        scheme.check(number, tag)
     return tags

@@ -5,13 +5,13 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from mner.data.examples import Example
+from mner.data.examples import Posts
 from mner.data.formats.conll import CONLL_SUFFIXES, read_conll
 from mner.data.formats.json_lines import JSON_SUFFIXES, read_jsonl
 from mner.errors import DataFormatError
 
 
-def read_posts(path: str | PathLike[str]) -> list[Example]:
+def read_posts(path: str | PathLike[str]) -> Posts:
     """Read a file of posts; its suffix says how: `.txt` or `.conll`, `.jsonl` or `.json`.
 
     Raises:

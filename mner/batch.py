@@ -22,6 +22,7 @@ class Batch(TypedDict, total=False):
     region_mask: Tensor  # (b, r) bool
     has_image: Tensor  # (b,) bool
     characters: Tensor  # (b, w, c) of `words`; absent where the model makes them itself
+    windows: list[int]  # rows of each post, where posts longer than the encoder take several; absent where none does
     words: list[tuple[str, ...]]
     id: list[str]
     image_id: list[str | None]

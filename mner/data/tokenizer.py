@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
@@ -21,6 +22,8 @@ from mner.files import locate
 URL = re.compile(r"(https?://|www\.)\S+", re.IGNORECASE)
 BINARY = "data:application/octet-stream;base64,"
 """How the content of a file that is no text begins, where text is kept (RFC 2397)."""
+MAX_WORD = 1_000
+"""Characters of a word that are read."""
 Ints = NDArray[np.int32]
 
 
@@ -197,8 +200,44 @@ class PostTokenizer:
                 write_kept(Path(folder) / name, content)
             return cls(folder, max_length, replace_urls)
 
+    def limit_to(self, pieces: int | None) -> None:
+        """Take no more pieces than an encoder has places for; None: it has no limit."""
+        if pieces is not None and pieces < self.max_length:
+            self.max_length = pieces
+            self.forget()
+
     def _shown(self, word: str) -> str:
+        word = word[:MAX_WORD]
         return self.replace_urls if self.replace_urls is not None and URL.fullmatch(word) else word
+
+
+def encoder_limit(config: Mapping[str, Any]) -> int | None:
+    """Most pieces of a text encoder by its configuration; for a model that is there, `TextEncoder.piece_limit` says it.
+
+    >>> encoder_limit({"model_type": "roberta", "max_position_embeddings": 130, "pad_token_id": 1})
+    128
+    """
+    places = config.get("max_position_embeddings")
+    if not isinstance(places, int) or places < 1:
+        return None
+    begins_behind_padding = config.get("model_type") in _BEHIND_PADDING
+    return places - (int(config.get("pad_token_id") or 0) + 1) * begins_behind_padding
+
+
+def encoder_config(encoder: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of a text encoder that is given by it, or by a folder; of one elsewhere nothing is known."""
+    if not isinstance(encoder, str):
+        return encoder
+    path = Path(locate(encoder)) / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return config
+
+
+_BEHIND_PADDING = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod", "data2vec-text"),
+    *("longformer", "mpnet"),
+)
+"""Kinds of models that count positions from behind the padding index."""
 
 
 def read_kept(path: Path) -> str:

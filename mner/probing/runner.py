@@ -16,6 +16,7 @@ from mner.data.datamodules.base import MNERDataModule
 from mner.data.dataset import Item, MNERDataset
 from mner.data.examples import Example
 from mner.data.formats.predictions import Prediction
+from mner.data.windows import whole_posts
 from mner.fusion.base import FusionModule
 
 
@@ -130,14 +131,14 @@ class PairEmissions:
             item["image"] = None
             item["regions"] = self.regions(image if self.images else text) if model.uses_image else None
         batch = to_device(self.collate(items), runner.device)
-        if self.separate and len(set(texts)) == 1:
+        if self.separate and len(set(texts)) == 1 and "windows" not in batch:
             first = cast(Batch, {name: cast(Any, value)[:1] for name, value in batch.items()})
             words = model.encode(first).expand(len(texts), -1, -1)
             emissions = model.emit(words, batch["word_mask"], *model.regions(batch))
         else:
-            emissions = model.label_scores(batch)
+            emissions, batch = whole_posts(model.label_scores(batch), batch)
         found = emissions.float().cpu().numpy()
-        return [found[row, : len(item["word_starts"])] for row, item in enumerate(items)]
+        return [found[row, : len(words)] for row, words in enumerate(batch["words"])]
 
     def regions(self, post: int) -> NDArray[np.floating] | None:
         """The raw regions (r, f) of a post's image, kept; None where it has none."""

@@ -93,7 +93,7 @@ def pictures_of(
         return [plain]
     section = Section(0, prepared.words, prepared.context, prepared.seen)
     with torch.no_grad(), capture_attention(decoder.model) as seen:
-        decoder.model.label_scores(decoder.batch([decoder.item(section)]))
+        decoder.model.label_scores(decoder.batch(decoder.items(section)))
     if not seen.maps:
         return [plain]
     weights = list(seen.maps.values())[-1][0].cpu()  # (queries, r)

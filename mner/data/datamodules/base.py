@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,7 +30,7 @@ from mner.data.sources import (
     report_images,
     with_context,
 )
-from mner.data.tokenizer import PostTokenizer
+from mner.data.tokenizer import PostTokenizer, encoder_config, encoder_limit
 from mner.data.transforms import transform_for
 from mner.errors import DataNotFoundError
 from mner.labels import bio_labels, repair
@@ -155,11 +156,13 @@ class MNERDataModule(pl.LightningDataModule):
             if isinstance(name, dict):
                 raise ValueError("Expected `tokenizer` (a name or folder) beside a text encoder given as configuration")
             self._tokenizer = PostTokenizer(name, self.max_length, self.replace_urls)
+            self._tokenizer.limit_to(encoder_limit(encoder_config(self.text_encoder)))
         return self._tokenizer
 
     def describe(self) -> dict[str, Any]:
         """Plain facts for checkpoints and prediction files; enough to prepare new posts as these were."""
-        return {**self.describe_inputs(), "tokenizer": self.post_tokenizer.files()}
+        tokenizer = self.post_tokenizer
+        return {**self.describe_inputs(), "tokenizer": tokenizer.files(), "piece_limit": tokenizer.max_length}
 
     def describe_inputs(self) -> dict[str, Any]:
         """As `describe`, without the tokeniser's files."""
@@ -195,6 +198,8 @@ class MNERDataModule(pl.LightningDataModule):
             "test": ("test",),
             "predict": (self.predict_split,),
         }
+        module = getattr(self.trainer, "lightning_module", None)
+        self.post_tokenizer.limit_to(getattr(getattr(module, "text_encoder", None), "piece_limit", None))
         for split in wanted.get(stage, ()):
             if split not in self.datasets:
                 self.datasets[split] = self.dataset(split)
@@ -215,12 +220,11 @@ class MNERDataModule(pl.LightningDataModule):
     def teardown(self, stage: str) -> None:
         """Report the images that could not be opened."""
         if self.broken_images:
+            named = ", ".join(sorted(self.broken_images)[:5]) + (" …" if len(self.broken_images) > 5 else "")
             log.warning(
                 "%d image files could not be read (%s); their posts had the learned 'no image' vector. "
-                "`mner data verify` says what is wrong with them",
-                len(self.broken_images),
-                ", ".join(sorted(self.broken_images)[:5]) + (" …" if len(self.broken_images) > 5 else ""),
-            )
+                "`mner data verify` says what is wrong with them", len(self.broken_images), named,
+            )  # fmt: skip
             self.broken_images.clear()
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -283,8 +287,6 @@ class MNERDataModule(pl.LightningDataModule):
         return self._prepare(posts, split, self.image_source(split), dropout)
 
     def _training_posts(self, posts: list[Example]) -> list[Example]:
-        from dataclasses import replace
-
         if self.train_fraction < 1:
             posts = nested_subset(posts, self.train_fraction, self.seed)
             log.info("train: %d posts kept by train_fraction=%g", len(posts), self.train_fraction)
@@ -334,10 +336,8 @@ class MNERDataModule(pl.LightningDataModule):
         return self.read(split)[0]
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
-        image_shape = None
-        if dataset.transform is not None:
-            size = dataset.transform.size  # type: ignore[attr-defined]
-            image_shape = (3, size, size)
+        size = getattr(dataset.transform, "size", None)
+        image_shape = None if size is None else (3, size, size)
         return DataLoader(
             Batches(dataset),  # type: ignore[arg-type]
             batch_size=None,

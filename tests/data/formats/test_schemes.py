@@ -66,10 +66,10 @@ def test_every_kind_of_file(tmp_path, caplog, scheme, kind):
     else:
         path = tmp_path / "a.txt"
         more = kind == "predictions"
-        blocks = [
-            f"IMGID:{n}\n" + "".join("\t".join([word, tag, *[tag] * more]) + "\n" for word, tag in zip(w, t, strict=True))
-            for n, (w, t) in enumerate(zip(WORDS, tags, strict=True))
-        ]
+        blocks = []
+        for n, (words, own) in enumerate(zip(WORDS, tags, strict=True)):
+            rows = ["\t".join([word, *[tag] * (1 + more)]) + "\n" for word, tag in zip(words, own, strict=True)]
+            blocks.append(f"IMGID:{n}\n" + "".join(rows))
         path.write_text("\n".join(blocks))
         if more:
             read = read_predictions(path)

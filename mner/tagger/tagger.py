@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from mner.data.tokenizer import PostTokenizer
-from mner.data.word_splitter import Splitter, Style, style_of
+from mner.data.word_splitter import STYLES, Splitter, Style, style_of
 from mner.errors import CheckpointError
 from mner.fusion.base import FusionModule
 from mner.runtime import Turns, pick_device
@@ -95,7 +95,8 @@ class Tagger:
         self.tokenizer = tokenizer or tokenizer_of(model, self.data)
         self.decoder = Decoder(self.model, self.tokenizer, self.device)
         self.sight = Sight(model, self.data, self.device, encoder, image_weights)
-        style = words if words is not None else style_of(self.data.get("name"))
+        found = (self.data.get("words") or {}).get("style")  # checkpoints of before say nothing of it
+        style = words or (found if found in STYLES else style_of(self.data.get("name")))
         self.prepare = Preparer(self.data, self.tokenizer, self.sight, style, captioner, caption_source)
         self.sources = self.prepare.sources
         self.scores: dict[str, float] = {}

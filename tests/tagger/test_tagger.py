@@ -101,7 +101,7 @@ def test_same_as_predict_on_text(text_model, text_tagger, tmp_path):
     for post in posts:
         same(text_tagger(words=list(post.words)), post)
         text = " ".join(post.words)
-        if len(split_words(text, "twitter2017")) == len(post.words):
+        if len(split_words(text, text_tagger.prepare.style)) == len(post.words):
             same(text_tagger(text), post)
     for tagged, post in zip(text_tagger([list(post.words) for post in posts]), posts, strict=True):
         same(tagged, post)
@@ -386,7 +386,7 @@ def test_stream_reads_no_further_than_a_batch(text_tagger):
 
 def test_own_words_and_style(text_model):
     path = text_model[0]
-    assert Tagger.from_checkpoint(path, device="cpu").prepare.style == "twitter2017"  # that of the data
+    assert Tagger.from_checkpoint(path, device="cpu").prepare.style == text_model[1].word_style.style  # of the data
     tagger = Tagger.from_checkpoint(path, words="twitter2015", device="cpu")
     assert [word.text for word in tagger("@Anna 1st").words] == ["@Anna", "1st"]
     tagger = Tagger.from_checkpoint(path, words=lambda text: [Word(text[1:3], 1, 3)], device="cpu")

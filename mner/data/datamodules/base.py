@@ -32,6 +32,8 @@ from mner.data.sources import (
 )
 from mner.data.tokenizer import PostTokenizer, encoder_config, encoder_limit
 from mner.data.transforms import transform_for
+from mner.data.word_splitter import style_of
+from mner.data.word_style import WordStyle, find_style
 from mner.errors import DataNotFoundError
 from mner.labels import bio_labels, repair
 
@@ -65,6 +67,7 @@ class MNERDataModule(pl.LightningDataModule):
         labels: The BIO labels, `O` first.
         datasets: The splits that were set up, by name.
         fingerprints: Of the labels of the splits that were read, by name.
+        word_style: How text is split into words like those of the training split; known once that was read.
         broken_images: Ids of images whose files turned out not to be readable; known once they were used.
     """
 
@@ -125,6 +128,7 @@ class MNERDataModule(pl.LightningDataModule):
         self.datasets: dict[str, MNERDataset] = {}
         self.fingerprints: dict[str, str] = {}
         self.broken_images: set[str] = set()
+        self.word_style: WordStyle | None = None
         self._tokenizer: PostTokenizer | None = None
         self._store: FeatureStore | None = None
         self._folders: list[ImageSource] = []
@@ -178,6 +182,7 @@ class MNERDataModule(pl.LightningDataModule):
             "max_length": self.max_length,
             "replace_urls": self.replace_urls,
             "train_fraction": self.train_fraction,
+            "words": None if self.word_style is None else self.word_style._asdict(),
         }
 
     def use_tokenizer(self, files: dict[str, str]) -> None:
@@ -198,8 +203,8 @@ class MNERDataModule(pl.LightningDataModule):
             "test": ("test",),
             "predict": (self.predict_split,),
         }
-        module = getattr(self.trainer, "lightning_module", None)
-        self.post_tokenizer.limit_to(getattr(getattr(module, "text_encoder", None), "piece_limit", None))
+        encoder = getattr(getattr(self.trainer, "lightning_module", None), "text_encoder", None)
+        self.post_tokenizer.limit_to(getattr(encoder, "piece_limit", None))
         for split in wanted.get(stage, ()):
             if split not in self.datasets:
                 self.datasets[split] = self.dataset(split)
@@ -221,10 +226,8 @@ class MNERDataModule(pl.LightningDataModule):
         """Report the images that could not be opened."""
         if self.broken_images:
             named = ", ".join(sorted(self.broken_images)[:5]) + (" …" if len(self.broken_images) > 5 else "")
-            log.warning(
-                "%d image files could not be read (%s); their posts had the learned 'no image' vector. "
-                "`mner data verify` says what is wrong with them", len(self.broken_images), named,
-            )  # fmt: skip
+            said = "image files could not be read (%s); their posts had the learned 'no image' vector. `mner data"
+            log.warning(f"%d {said} verify` says what is wrong with them", len(self.broken_images), named)
             self.broken_images.clear()
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -270,8 +273,7 @@ class MNERDataModule(pl.LightningDataModule):
 
     def read(self, split: str) -> tuple[list[Example], object]:
         """The posts of a split, without the texts of `context`, and what messages call the place they come from."""
-        found = find_splits(self.root)
-        if split not in found:
+        if split not in (found := find_splits(self.root)):
             raise DataNotFoundError(
                 f"No {split} split in {self.root}: found {sorted(found) or 'no split at all'}; expected {split}.txt or "
                 f"{split}.jsonl there. docs/data.md describes the formats; `mner data download` fetches public data."
@@ -282,6 +284,7 @@ class MNERDataModule(pl.LightningDataModule):
         """One split, tokenised."""
         posts = self.examples(split)
         if split == "train":
+            self.word_style = find_style([post.words for post in posts], style_of(type(self).__name__))
             posts = self._training_posts(posts)
         dropout = self.context_dropout if split == "train" else 0.0
         return self._prepare(posts, split, self.image_source(split), dropout)
@@ -330,10 +333,8 @@ class MNERDataModule(pl.LightningDataModule):
 
     def _posts(self, split: str) -> Sequence[Example]:
         """All posts of a split, read again unless they are at hand."""
-        whole = split != "train" or self.train_fraction == 1
-        if whole and split in self.datasets:
-            return self.datasets[split].examples
-        return self.read(split)[0]
+        whole = split in self.datasets and (split != "train" or self.train_fraction == 1)
+        return self.datasets[split].examples if whole else self.read(split)[0]
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
         size = getattr(dataset.transform, "size", None)

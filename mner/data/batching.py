@@ -108,8 +108,12 @@ class Collate:
 
 def _rows(item: Item) -> list[Item]:
     """A post's windows, each with its image or regions."""
-    picture = Item(image=item.get("image"), regions=item.get("regions"))
-    return [item, *({**row, **picture} for row in item.get("rest", ()))]
+    rows = [item]
+    for part in item.get("rest", ()):
+        row = part.copy()
+        row["image"], row["regions"] = item.get("image"), item.get("regions")
+        rows.append(row)
+    return rows
 
 
 class BucketSampler(DistributedSampler[list[int]]):

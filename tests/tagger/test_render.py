@@ -112,7 +112,7 @@ def test_maps_are_those_of_the_model(tagger, image, monkeypatch):
     drawn = []
     monkeypatch.setattr(mner.tagger.render, "_looked", lambda tagger, prepared, weights: drawn.append(weights) or image)
     pictures = pictures_of(tagger.decoder, tagger.sight, prepared, tagged)
-    batch = tagger.decoder.batch([tagger.decoder.item(Section(0, prepared.words, prepared.context, prepared.seen))])
+    batch = tagger.decoder.batch(tagger.decoder.items(Section(0, prepared.words, prepared.context, prepared.seen)))
     with torch.no_grad(), capture_attention(tagger.model) as seen:
         tagger.model.emissions(batch)
     (weights,) = list(seen.maps.values())[-1]  # (w, r)

@@ -174,7 +174,7 @@ def from_iob2(tags: Sequence[str], scheme: Scheme) -> tuple[str, ...]:
     """
     if scheme not in SCHEMES:
         raise ValueError(f"Expected argument `scheme` to be one of {SCHEMES}, but got {scheme!r}")
-    last, single = {"IOBES": "ES", "BILOU": "LU"}.get(scheme, "IB")
+    last, single = {"IOBES": ("E", "S"), "BILOU": ("L", "U")}.get(scheme, ("I", "B"))
     found = []
     before = ""
     for tag, following in zip(tags, [*tags[1:], "O"], strict=True):

@@ -85,7 +85,7 @@ checkpoint = run("captions", [str(captions)])
 # %%
 found = compare({name: read_predictions(OUT / f"{name}.jsonl") for name in ("text", "captions")})
 print(text(found.scores), end="\n\n")
-print(text(found.tests[["difference", "low", "high", "p_randomisation"]]))
+print(text(found.tests[["difference", "low", "high", "p"]]), *found.notes, sep="\n\n")
 
 # %% [markdown]
 # ## New posts

@@ -21,6 +21,31 @@ class Span(NamedTuple):
     type: str
 
 
+RESERVED_TYPES = {
+    "all": "tables of scores have a row `all` for all types together",
+    "strict": "strict scores are logged as `val/strict/f1`, as F1 of such a type would be",
+    "(none)": "tables of errors have a row `(none)` for what is missed or spurious",
+}
+"""Names that an entity type cannot have, and why."""
+
+
+def check_types(types: Iterable[str]) -> None:
+    """Refuse entity types whose scores could not be told from others.
+
+    >>> check_types(["PER", "f1", "loss", "geo-loc"])
+
+    Raises:
+        ValueError: If a type has a name of `RESERVED_TYPES`, begins with `strict/`, or begins or ends with `-`, which
+            seqeval's strict mode strips, so that it takes `-` and `--` for one type.
+    """
+    for type_ in types:
+        reason = RESERVED_TYPES.get("strict" if type_.startswith("strict/") else type_)
+        if reason is None and type_.strip("-") != type_:
+            reason = "seqeval's strict mode drops a `-` at the ends of a type, so that scores of several would be mixed"
+        if reason is not None:
+            raise ValueError(f"Expected types that scores can name, but got {type_!r}: {reason}; rename the type")
+
+
 def bio_labels(types: Sequence[str]) -> list[str]:
     """The label list of `types`: `O` first (padding is index 0), then `B-` and `I-` of each type.
 
@@ -29,6 +54,7 @@ def bio_labels(types: Sequence[str]) -> list[str]:
     """
     if not types or len(set(types)) != len(types) or not all(types):
         raise ValueError(f"Expected argument `types` to be distinct, non-empty names, but got {list(types)}")
+    check_types(types)
     return ["O", *(f"{prefix}-{type_}" for type_ in types for prefix in "BI")]
 
 

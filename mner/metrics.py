@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from mner.labels import MODES, Mode, entity_types, split_tag
+from mner.labels import MODES, Mode, check_types, entity_types, split_tag
 
 
 class SpanF1(Metric):
@@ -21,7 +21,7 @@ class SpanF1(Metric):
     counts, one per type, so that results are exact however the data is cut into batches or spread over processes.
 
     Args:
-        labels: All labels, in the order of their indices.
+        labels: All labels, in the order of their indices. Types are those that `mner.labels.check_types` lets pass.
         mode: `lenient` or `strict`.
         kwargs: Of `torchmetrics.Metric`.
 
@@ -44,6 +44,7 @@ class SpanF1(Metric):
             raise ValueError(f"Expected argument `mode` to be one of {MODES}, but got {mode!r}")
         if "O" not in labels or len(set(labels)) != len(labels):
             raise ValueError(f"Expected argument `labels` to be distinct, `O` among them, but got {list(labels)}")
+        check_types(entity_types(labels))
         self.labels, self.mode = tuple(labels), mode
         self.types = tuple(entity_types(labels))
         pairs = [split_tag(label) for label in labels]

@@ -12,6 +12,7 @@ from mner.labels import (
     Span,
     allowed_transitions,
     bio_labels,
+    check_types,
     entity_types,
     repair,
     spans,
@@ -103,3 +104,23 @@ def test_allowed_are_exactly_the_sequences_without_stray_tags(labels):
     for path in itertools.product(range(5), repeat=3):
         allowed = start[path[0]] and all(follow[a][b] for a, b in itertools.pairwise(path))
         assert allowed == (not stray_insides([labels[index] for index in path]))
+
+
+@pytest.mark.parametrize(
+    ("type_", "reason"),
+    [
+        ("all", "row `all`"), ("strict", "val/strict/f1"), ("strict/PER", "val/strict/f1"), ("(none)", r"row `\(none"),
+        ("-", "seqeval"), ("--", "seqeval"), ("-PER", "seqeval"), ("PER-", "seqeval"),
+    ],
+)  # fmt: skip
+def test_types_whose_scores_would_be_mixed_are_refused(type_, reason):
+    with pytest.raises(ValueError, match="rename the type") as caught:
+        bio_labels(["PER", type_])
+    assert repr(type_) in str(caught.value)
+    with pytest.raises(ValueError, match=reason):
+        check_types([type_])
+
+
+def test_seqeval_takes_the_refused_types_for_one():
+    tags = [["B--", "O"], ["B---", "O"], ["B-PER-", "O"]]
+    assert [entity.tag for row in Entities(tags, IOB2).entities for entity in row] == ["_", "_", "PER"]

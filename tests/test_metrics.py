@@ -225,3 +225,31 @@ def test_two_processes_count_as_one(tmp_path):
     # Afterwards each has its own counts again, so that a second compute would not count the other's twice.
     assert [a + b for a, b in zip(own_first, own_second, strict=True)] == whole.tp.tolist()
     assert sum(own_first) > 0 < sum(own_second)
+
+
+ODD = ["f1", "loss", "precision", "recall", "_", "O", "B", "I", "B-X", "PER/f1", "stricter", "val", "ÄÖ", "a b"]
+
+
+@pytest.mark.parametrize("mode", ["lenient", "strict"])
+@pytest.mark.parametrize("seed", range(5))
+def test_odd_types_equal_seqeval(mode, seed):
+    labels, pick = bio_labels(ODD), random.Random(seed)
+    gold = [[pick.randrange(len(labels)) for _ in range(pick.randint(1, 9))] for _ in range(60)]
+    pred = [[tag if pick.random() < 0.6 else pick.randrange(len(labels)) for tag in row] for row in gold]
+    metric = SpanF1(labels, mode)
+    tags, mask = batch(gold)
+    metric.update(batch(pred, fill=99)[0], tags, mask)
+    scores = metric.compute()
+    assert len(scores) == 3 * (1 + len(ODD))
+    named = [[[labels[index] for index in row] for row in side] for side in (gold, pred)]
+    assert scores["f1"].item() == pytest.approx(f1_score(*named, **SEQEVAL[mode]))
+    by_type = f1_score(*named, average=None, **SEQEVAL[mode])  # in alphabetical order
+    assert [scores[f"{type_}/f1"].item() for type_ in sorted(ODD)] == pytest.approx(by_type.tolist())
+
+
+def test_names_of_types_and_modes_cannot_meet():
+    names = SpanF1(bio_labels(ODD)).compute()
+    logged = [f"val/{mode}{name}" for mode in ("", "strict/") for name in names] + ["val/loss"]
+    assert len(set(logged)) == len(logged)
+    with pytest.raises(ValueError, match="'strict': strict scores are logged"):
+        SpanF1(["O", "B-strict", "I-strict"])

@@ -24,3 +24,6 @@ from .subsets import by_ambiguity as by_ambiguity
 from .subsets import by_length as by_length
 from .subsets import by_overlap as by_overlap
 from .systems import read_predictions as read_predictions
+from .verdict import Verdict as Verdict
+from .verdict import judge as judge
+from .verdict import mean_f1 as mean_f1

@@ -1,4 +1,4 @@
-"""Comparing systems on the same posts: scores with intervals, paired tests over posts and over seeds, effect sizes."""
+"""Comparing systems on the same posts: scores with intervals, the verdict over posts and seeds, and older tests."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from mner.analysis.alignment import align
-from mner.analysis.resampling import bootstrap_interval, randomisation_test
+from mner.analysis.resampling import randomisation_test
 from mner.analysis.scoring import Runs, each_run, f1_of, marked, post_counts
+from mner.analysis.verdict import judge, mean_f1
 from mner.labels import Mode
 
 if TYPE_CHECKING:
@@ -26,15 +27,48 @@ class Comparison:
     """The result of `compare`.
 
     Attributes:
-        scores: One row a system: runs, precision, recall, f1 (means over runs), sd of f1 over runs, and the bootstrap
-            interval over posts.
-        tests: One row a pair (first, second); see `compare`.
-        notes: What was forced or could not be tested, in sentences.
+        scores: One row a system: runs, precision, recall, f1 (means over runs), sd of f1 over runs, and the interval
+            of f1.
+        tests: One row a pair (first, second), all about F1: the verdict, and tests that take runs or posts as given;
+            see `compare`.
+        post_means: One row a pair: the paper's paired t-test over posts. It tests the mean F1 of a post, which is
+            another number than F1, and two systems of one F1 can be far apart in it.
+        notes: What was not taken into account, was forced or could not be tested, in sentences.
     """
 
     scores: DataFrame
     tests: DataFrame
+    post_means: DataFrame
     notes: list[str]
+
+    def tables(self) -> list[tuple[str, str, DataFrame]]:
+        """The tests as people read them: a name, a sentence that says what is tested, a table.
+
+        One pair has no correction to show; of several pairs the corrected p are shown.
+        """
+        several = len(self.tests) > 1
+
+        def shown(frame: DataFrame, *columns: str) -> DataFrame:
+            chosen = [f"{name}_holm" if several and f"{name}_holm" in frame else name for name in columns]
+            return frame[chosen].dropna(axis=1, how="all")
+
+        found = [
+            ("verdict", VERDICT, shown(self.tests, "difference", "low", "high", "p", "se_posts", "se_seeds")),
+            ("given", GIVEN, shown(self.tests, "p_randomisation", "p_seeds", "dz_seeds")),
+            ("post_means", POST_MEANS, shown(self.post_means, "post_f1_difference", "p_posts", "dz_posts")),
+        ]
+        return [(name, sentence, frame) for name, sentence, frame in found if len(frame.columns)]
+
+
+VERDICT = "Verdict on F1: posts, and where a system has several runs its seeds too, are taken as drawn by chance."
+GIVEN = (
+    "Other tests of F1, each with half of the chance left out: randomisation takes these trainings as the only ones, "
+    "the t-test over seeds these posts."
+)
+POST_MEANS = (
+    "The paper's t-test over posts. It tests the mean F1 of a post and not F1: a system can be ahead in one and behind "
+    "in the other."
+)
 
 
 def compare(
@@ -48,14 +82,17 @@ def compare(
 ) -> Comparison:
     """Compare systems pair by pair, every difference being `second - first`.
 
-    Over posts (does the result hold for other posts of this kind?), with counts averaged over a system's runs:
-    `difference` of F1 with its BCa bootstrap interval `low`..`high`; `p_randomisation`, two-sided approximate
-    randomisation of F1; `p_posts`, the paired t-test on per-post F1 (1 where nothing is gold and nothing predicted),
-    with `dz_posts`. F1 of the whole is no mean of per-post F1, so the two can disagree; the randomisation test is
-    about the number that papers report.
+    The verdict: would the difference of mean F1 hold for other posts of this kind and for other seeds? `difference`,
+    its interval `low`..`high` and `p` are those of `mner.analysis.judge`, with `df`, `se_posts` and `se_seeds`. The
+    interval of a single system is made the same way. Systems may have different numbers of runs; the seeds of a system
+    with one run are not taken into account, which a note says.
 
-    Over seeds (does it hold for other trainings?), with two or more runs each, paired by the header's seed where all
-    runs have one, else in the order given: `p_seeds`, the paired t-test on F1, with `dz_seeds`.
+    Beside it, in `tests`: `p_randomisation`, two-sided approximate randomisation of F1 over posts, with the runs as
+    given; and with two or more runs each `p_seeds`, the paired t-test on F1 of runs, with the posts as given and
+    `dz_seeds`. Runs are paired by the header's seed where all have one, else in the order given.
+
+    In `post_means`: `p_posts`, the paper's paired t-test over posts, on `post_f1_difference`, the difference of the
+    mean F1 of a post (1 where nothing is gold and nothing predicted), with `dz_posts`.
 
     Each p also stands corrected for the number of pairs (Holm), as `…_holm`.
 
@@ -65,9 +102,9 @@ def compare(
         baseline: Compare each other system with this one only; without it, all pairs.
         mode: Reading of tag sequences.
         force: Compare although fingerprints, posts or gold differ; see `align`.
-        resamples: Bootstrap samples and random swaps.
+        resamples: Random swaps of the randomisation test.
         confidence: Of the intervals.
-        seed: Seed of resampling.
+        seed: Seed of the swaps.
 
     Raises:
         NotComparableError: If the systems were not run on the same posts with the same gold, unless forced.
@@ -84,72 +121,99 @@ def compare(
         name: [getattr(run, "header", {}).get("seed") for run in each_run(of_system)]
         for name, of_system in systems.items()
     }
-    scores = pd.DataFrame(
-        {name: _score(of_system, confidence, resamples, seed) for name, of_system in counts.items()}
-    ).T.rename_axis("system")
+    scores = pd.DataFrame({name: _score(of_system, confidence) for name, of_system in counts.items()})
+    scores = scores.T.rename_axis("system")
     scores["runs"] = scores["runs"].astype(int)
-    if all(len(of_system) == 1 for of_system in runs.values()):
-        notes.append("One run of each system: nothing here says how far another seed would move the scores.")
-    elif len({len(of_system) for of_system in runs.values()}) > 1:
-        listed = ", ".join(f"{name} {len(of_system)}" for name, of_system in runs.items())
-        notes.append(
-            f"The systems have different numbers of runs ({listed}). An average over more runs varies less, so for "
-            "such a pair the randomisation test, which takes the two as exchangeable, is only a guide."
-        )
+    notes += _notes_on_runs(scores)
     pairs = list(combinations(systems, 2))
     if baseline is not None:
         pairs = [(baseline, name) for name in systems if name != baseline]
-    rows = []
-    for first, second in pairs:
-        one, two = counts[first], counts[second]
-        row = _over_posts(one.mean(axis=0), two.mean(axis=0), confidence, resamples, seed)
-        test = paired_t(*_paired_seeds((first, one, seeds[first]), (second, two, seeds[second]), notes))
-        row |= {"t_seeds": test.t, "p_seeds": test.p, "dz_seeds": test.dz, "seeds": test.pairs}
-        rows.append({"first": first, "second": second, **row})
-    tests = pd.DataFrame(rows).set_index(["first", "second"])
-    for column in [name for name in tests if str(name).startswith("p_")]:
-        tests[f"{column}_holm"] = holm(tests[column].tolist())
-    return Comparison(scores, tests, notes)
+    tests, means = {}, {}
+    for pair in pairs:
+        one, two = (counts[name] for name in pair)
+        found = judge(one, two, confidence)
+        if found.p != found.p and abs(found.value) > 0:
+            notes.append(f"{pair[0]} and {pair[1]}: the difference is the same on every post, too alike to be tested.")
+        given = randomisation_test(one.mean(axis=0), two.mean(axis=0), f1_of, resamples, seed)
+        first, second = ((name, counts[name], seeds[name]) for name in pair)
+        over_seeds = paired_t(*_paired_seeds(first, second, notes))
+        tests[pair] = {
+            "difference": found.value,
+            **{name: getattr(found, name) for name in ("low", "high", "p", "df", "se_posts", "se_seeds")},
+            "posts": one.shape[1],
+            "p_randomisation": given.p,
+            "t_seeds": over_seeds.t,
+            "p_seeds": over_seeds.p,
+            "dz_seeds": over_seeds.dz,
+            "seeds": over_seeds.pairs,
+        }
+        over_posts = paired_t(post_f1(one.mean(axis=0)), post_f1(two.mean(axis=0)), confidence)
+        means[pair] = {
+            "post_f1_difference": over_posts.difference,
+            "t_posts": over_posts.t,
+            "p_posts": over_posts.p,
+            "dz_posts": over_posts.dz,
+            "posts": over_posts.pairs,
+        }
+    return Comparison(scores, _by_pair(tests), _by_pair(means), notes)
 
 
-def _score(runs: NDArray[np.int64], confidence: float, resamples: int, seed: int) -> dict[str, float]:
+def _by_pair(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> DataFrame:
+    """A frame with one row a pair, and with each p corrected for the number of pairs."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["first", "second"]))
+    for column in [name for name in frame if name == "p" or str(name).startswith("p_")]:
+        frame[f"{column}_holm"] = holm(frame[column].tolist())
+    return frame
+
+
+def _score(runs: NDArray[np.int64], confidence: float) -> dict[str, float]:
     """Means over runs, from counts (runs, n, 3)."""
     totals = runs.sum(axis=1).astype(float)
     correct, predicted, gold = totals.T
-    f1 = f1_of(totals)
-    low, high = bootstrap_interval(runs.mean(axis=0), f1_of, confidence, resamples, seed=seed)
+    f1, found = f1_of(totals), mean_f1(runs, confidence)
     return {
         "runs": len(runs),
         "precision": float(np.mean(correct / np.maximum(predicted, 1))),
         "recall": float(np.mean(correct / np.maximum(gold, 1))),
         "f1": float(f1.mean()),
         "sd": float(f1.std(ddof=1)) if len(runs) > 1 else float("nan"),
-        "low": float(low),
-        "high": float(high),
+        "low": found.low,
+        "high": found.high,
     }
+
+
+def _notes_on_runs(scores: DataFrame) -> list[str]:
+    """What one run of a system, or unlike numbers of runs, mean for the tests."""
+    single = [str(name) for name in scores.index[scores["runs"] == 1]]
+    if len(single) == len(scores):
+        return [
+            "Seeds were not taken into account: there is one run of each system. Intervals and p say what to expect of "
+            "these very trainings on other posts. Trained again with other seeds, the same systems can come out the "
+            "other way round: if seeds move F1 by 1.5 points (standard deviation), two equal systems have p <= .05 in "
+            "about 4 of 10 such comparisons. For a verdict on the systems, give three or more runs of each."
+        ]
+    notes = []
+    if single:
+        spread = ", ".join(f"{name} {100 * sd:.2f}" for name, sd in scores["sd"].dropna().items())
+        notes.append(
+            f"Seeds of {', '.join(single)} were not taken into account: there is one run. For pairs with it, intervals "
+            "and p hold for this very training and are too sure where the system is meant: another seed of it may move "
+            f"F1 as seeds move the others (standard deviation in points: {spread})."
+        )
+    if scores["runs"].nunique() > 1:
+        listed = ", ".join(f"{name} {runs}" for name, runs in scores["runs"].items())
+        notes.append(
+            f"The systems have different numbers of runs ({listed}). The verdict reckons with that; the randomisation "
+            "test takes two systems as exchangeable, and is only a guide for averages over unlike numbers of runs."
+        )
+    return notes
 
 
 def f1_difference(totals: NDArray[Any]) -> NDArray[np.float64]:
     """F1 of the last three counts less F1 of the first three, (…, 6)."""
     return f1_of(totals[..., 3:]) - f1_of(totals[..., :3])
-
-
-def _over_posts(
-    one: NDArray[np.float64], two: NDArray[np.float64], confidence: float, resamples: int, seed: int
-) -> dict[str, float]:
-    low, high = bootstrap_interval(np.hstack([one, two]), f1_difference, confidence, resamples, seed=seed)
-    swapped = randomisation_test(one, two, f1_of, resamples, seed)
-    test = paired_t(post_f1(one), post_f1(two))
-    return {
-        "difference": swapped.difference,
-        "low": float(low),
-        "high": float(high),
-        "p_randomisation": swapped.p,
-        "t_posts": test.t,
-        "p_posts": test.p,
-        "dz_posts": test.dz,
-        "posts": test.pairs,
-    }
 
 
 def _paired_seeds(
@@ -166,7 +230,7 @@ def _paired_seeds(
     ]
     common = [seed for seed in by_seed[0] if seed in by_seed[1]]
     if len(common) >= 2 or (len(common) == 1 and fewest == 1):
-        if len(common) < max(len(one_seeds), len(two_seeds)):
+        if 1 < len(common) < max(len(one_seeds), len(two_seeds)):
             notes.append(f"{first} and {second}: the test over seeds is on their {len(common)} common seeds.")
         return f1[0][[by_seed[0][seed] for seed in common]], f1[1][[by_seed[1][seed] for seed in common]]
     if len(one_seeds) == len(two_seeds) and fewest >= 2:

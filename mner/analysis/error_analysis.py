@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mner.analysis.scoring import Marked, Posts, marked
-from mner.labels import Mode, Span
+from mner.labels import Mode, Span, check_types
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -97,6 +97,7 @@ def errors(predictions: Posts, mode: Mode = "lenient", bins: int = 10) -> Errors
     posts = marked(predictions, mode)
     pairs = [(post, pair) for post in posts for pair in pair_up(post.gold, post.pred)]
     types = sorted({span.type for post in posts for span in [*post.gold, *post.pred]})
+    check_types(types)
     count = Counter((pair.kind, (pair.gold or pair.pred).type) for _, pair in pairs)  # type: ignore[union-attr]
     kinds = pd.DataFrame([[count[kind, type_] for type_ in types] for kind in KINDS], index=list(KINDS), columns=types)
     kinds["all"] = kinds.sum(axis=1)

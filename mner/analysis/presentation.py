@@ -136,7 +136,7 @@ def plot_calibration(table: DataFrame) -> Figure:
 
 
 def plot_comparison(scores: DataFrame, tests: DataFrame) -> Figure:
-    """F1 of each system, and the difference of each pair, with bootstrap intervals over posts.
+    """F1 of each system, and the difference of each pair, with the intervals of `compare`.
 
     Args:
         scores: `compare(...).scores`.
@@ -159,8 +159,8 @@ def plot_comparison(scores: DataFrame, tests: DataFrame) -> Figure:
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     below.axvline(0, color="grey", linewidth=1, linestyle="--")
-    above.set_xlabel("F1 (%), mean over runs, with its bootstrap interval over posts")
-    below.set_xlabel("Difference of F1 (points)")
+    above.set_xlabel("F1 (%), mean over runs, with its 95 % interval")
+    below.set_xlabel("Difference of F1 (points), with its 95 % interval")
     above.set_ylabel("System")
     below.set_ylabel("Pair")
     return figure
@@ -209,20 +209,24 @@ PERCENT = {
     "sd": "sd over runs (points)",
     "gain": "gain (points)",
     "difference": "F1 difference (points)",
+    "post_f1_difference": "difference of the mean F1 of a post (points)",
+    "se_posts": "se, posts (points)",
+    "se_seeds": "se, seeds (points)",
     "changed": "posts changed (%)",
 }
 COUNTS = ("gold", "predicted", "correct")  # not whole where they are averages over runs
 INTERVALS = {("f1_low", "f1_high"): "F1, 95 % interval", ("low", "high"): "interval"}
 P_VALUES = {
-    "p_randomisation": "p, randomisation",
-    "p_posts": "p, t-test over posts",
-    "p_seeds": "p, t-test over seeds",
+    "p": "p",
+    "p_randomisation": "p of F1, randomisation over posts",
+    "p_posts": "p of the mean F1 of a post, paired t-test",
+    "p_seeds": "p of F1, paired t-test over seeds",
 }
 PLAIN = {
     "gold_type": "gold type",
     "predicted_type": "predicted type",
-    "t_posts": "t, posts",
-    "dz_posts": "dz, posts",
+    "t_posts": "t, mean F1 of a post",
+    "dz_posts": "dz, F1 of a post",
     "t_seeds": "t, seeds",
     "dz_seeds": "dz, seeds",
 }
@@ -271,8 +275,8 @@ def _cell(column: str, value: Any) -> str:
     if value is None or value != value:
         return "-"
     if column in PERCENT:
-        return f"{100 * value:+.2f}" if column in ("gain", "difference") else f"{100 * value:.2f}"
-    if column.startswith("p_"):
+        return f"{100 * value:+.2f}" if column in ("gain", "difference", "post_f1_difference") else f"{100 * value:.2f}"
+    if column == "p" or column.startswith("p_"):
         return "< 0.0001" if value < 0.00005 else f"{value:.4f}"
     if column in COUNTS:
         return f"{value:.1f}" if isinstance(value, float) and not value.is_integer() else f"{value:.0f}"

@@ -94,8 +94,8 @@ def scores(systems: Systems, mode: Mode) -> Section:
         f"entity. All other sections of this page use the {mode} reading.",
         "Intervals are bootstrap intervals over posts: how far the number could move with other posts of this kind. "
         "They do not say how far it moves with another training seed. Here and in the tables of groups they are plain "
-        "percentiles of 1,000 samples; in the comparison they are corrected for bias and skewness (BCa, 10,000 "
-        "samples), so that two intervals of the same score differ a little.",
+        "percentiles of 1,000 samples, with counts averaged over runs; in the comparison they reckon with seeds too, "
+        "so that two intervals of the same score differ.",
     ]
     by_type = {name: frame.loc[[mode]].droplevel("mode") for name, frame in found.items()}
     figure = plots.plot_subsets(by_type, "Type of entity")
@@ -107,28 +107,23 @@ def scores(systems: Systems, mode: Mode) -> Section:
 
 
 def comparison(systems: Systems, mode: Mode, force: bool) -> Section:
-    """Paired tests between systems."""
+    """The verdict on each pair of systems, and older tests beside it."""
     found = compare(systems, mode=mode, force=force)
     text = [
-        "Is one system better than another, or did chance favour it? Differences are second minus first. The "
-        "randomisation test swaps the two systems' outputs post by post, at random, and asks how often F1 then "
-        "differs as much as it does here; the t-test over posts compares per-post F1; the t-test over seeds, where "
-        "there are several runs, compares F1 of whole runs. Small p: hard to explain by chance. “Holm” is the same p "
-        "corrected for the number of pairs. dz is the size of the effect: mean difference over its standard deviation "
-        "(0.2 is small, 0.8 large).",
+        "Is one system better than another, or did chance favour it? Differences are second minus first. The verdict "
+        "asks whether F1, the mean over a system's runs, would differ on other posts and with other seeds too; se is "
+        "how far either draw moves the difference (standard error). Small p: hard to explain by chance. “Holm” is the "
+        "same p corrected for the number of pairs. dz is the size of an effect: mean difference over its standard "
+        "deviation (0.2 is small, 0.8 large).",
         *found.notes,
     ]
-    over_seeds = [column for column in found.tests if "seeds" in str(column)]
-    parts = [
-        Part("comparison_scores", "F1 of each system, with its bootstrap interval over posts", found.scores),
-        Part("comparison_posts", "Pairs of systems, over posts", found.tests.drop(columns=over_seeds)),
-    ]
-    if found.tests["seeds"].max() > 1:
-        parts.append(Part("comparison_seeds", "Pairs of systems, over seeds", found.tests[over_seeds]))
+    caption = "F1 of each system, with its 95 % interval (posts, and seeds where there are several runs)"
     figure = plots.plot_comparison(found.scores, found.tests)
-    parts.append(
-        Part("comparison", "Dots right of the dashed line: the second system of the pair is better", figure=figure)
-    )
+    parts = [
+        Part("comparison_scores", caption, found.scores),
+        *(Part(f"comparison_{name}", sentence, frame) for name, sentence, frame in found.tables()),
+        Part("comparison", "Dots right of the dashed line: the second system of the pair is better", figure=figure),
+    ]
     return Section("Comparison", text, parts)
 
 
@@ -305,6 +300,7 @@ def data_table(splits: Mapping[str, Sequence[Example]]) -> DataFrame:
 
     found = {name: split_statistics(examples) for name, examples in splits.items()}
     types = sorted({type_ for split in found.values() for type_ in split.lenient})
+    others = ("posts", "without entity", "entities", "fingerprint")  # a type may have such a name
     rows = {
         name: {
             "posts": split.posts,
@@ -313,7 +309,7 @@ def data_table(splits: Mapping[str, Sequence[Example]]) -> DataFrame:
             "words, most": split.max_words,
             "characters, mean": split.mean_characters,
             "entities": sum(split.lenient.values()),
-            **{type_: split.lenient.get(type_, 0) for type_ in types},
+            **{f"type {type_}" if type_ in others else type_: split.lenient.get(type_, 0) for type_ in types},
             "stray I-": split.stray,
             "fingerprint": split.fingerprint,
         }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mner.analysis.resampling import bootstrap_interval
 from mner.data.formats.predictions import Prediction, Predictions
-from mner.labels import MODES, Mode, Span, spans
+from mner.labels import MODES, Mode, Span, check_types, spans
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -196,6 +196,7 @@ def score(predictions: Runs, resamples: int = 1000, seed: int = 0) -> DataFrame:
     for mode in MODES:
         runs = [marked(run, mode) for run in each_run(predictions)]
         types = sorted({span.type for run in runs for post in run for span in [*post.gold, *post.pred]})
+        check_types(types)
         count = partial(_counts_by_type, types=types)
         frames[mode] = score_frame(averaged_counts(predictions, mode, count), resamples, seed)
     return pd.concat(frames, names=["mode", "type"])

@@ -1,1 +1,1 @@
-"""`mner benchmark`: configs x seeds x data sets in one run that can be killed and started again."""
+"""Configs x seeds x data sets, in one run that can be killed and started again."""

@@ -37,7 +37,7 @@ def write_results(
     resamples: int = 10_000,
     paper: bool = False,
 ) -> Path:
-    """Write `results.md`, `runs.csv`, `summary.csv`, `tests.csv` and the figures.
+    """Write `results.md`, `runs.csv`, `summary.csv`, `tests.csv`, `post_means.csv` and the figures.
 
     Args:
         jobs: The plan.
@@ -46,7 +46,7 @@ def write_results(
         baseline: The system that all others are tested against.
         split: The split that was predicted.
         mode: Reading of tag sequences.
-        resamples: Bootstrap samples and random swaps.
+        resamples: Random swaps of the randomisation test.
         paper: Put the paper's numbers beside ours.
 
     Returns:
@@ -66,22 +66,26 @@ def write_results(
         markdown(summary),
         "![F1 of each run and the mean](f1.png)",
         f"## Against the baseline {baseline}",
-        "Differences are the system minus the baseline. The interval and the randomisation test are over posts, with "
-        "counts averaged over seeds; the t-test over seeds pairs runs of one seed. dz is the mean difference over its "
-        "standard deviation. Holm: corrected for the number of systems.",
+        "Differences are the system minus the baseline, intervals are 95 %. se: how far the draw of posts, and that of "
+        "seeds, moves the difference (standard error). dz: mean difference over its standard deviation. Holm: "
+        "corrected for the number of systems.",
     ]
-    tests = []
+    tests: dict[str, list[DataFrame]] = {"tests": [], "post_means": []}
     for dataset, fraction in numbers_per_dataset(runs):
         found = compared(runs, dataset, fraction, baseline, mode, resamples)
         where = f"{dataset}, {100 * fraction:g} % of train"
         if found is None:
             parts.append(f"{where}: fewer than two systems, or no run of the baseline yet.")
             continue
-        tests.append(pd.concat({(dataset, fraction): found.tests}, names=["data set", "share of train"]))
-        shown = found.tests.droplevel("first").rename_axis("system").drop(columns=["posts", "t_posts", "t_seeds"])
-        parts += [f"### {where}", markdown(shown.dropna(axis=1, how="all")), *found.notes]
-    if tests:
-        pd.concat(tests).to_csv(out / "tests.csv")
+        parts += [f"### {where}"]
+        for _, sentence, frame in found.tables():
+            parts += [sentence, markdown(frame.droplevel("first").rename_axis("system"))]
+        parts += found.notes
+        for name, kept in tests.items():
+            kept.append(pd.concat({(dataset, fraction): getattr(found, name)}, names=["data set", "share of train"]))
+    for name, kept in tests.items():
+        if kept:
+            pd.concat(kept).to_csv(out / f"{name}.csv")
     parts += _curves(runs, out, baseline, mode)
     if paper:
         parts += _paper(summary)

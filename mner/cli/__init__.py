@@ -1,5 +1,5 @@
 """The command line: a table of commands, each a function of another room with its options."""
 
-from mner.cli.main import main
+from mner.cli.main import main, script
 
-__all__ = ["main"]
+__all__ = ["main", "script"]

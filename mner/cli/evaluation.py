@@ -24,7 +24,7 @@ def compare_command(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> int:
-    """Compare systems on the same posts: F1 with intervals, paired tests over posts and over seeds, effect sizes.
+    """Compare systems on the same posts: F1 with intervals, a verdict over posts and seeds, older tests beside it.
 
     Args:
         predictions: Two or more systems: prediction files (ours, or CoNLL columns `token gold predicted`), folders of
@@ -33,8 +33,8 @@ def compare_command(
         mode: Reading of tag sequences.
         force: Compare although data fingerprints, posts or gold tags differ.
         out: Folder for the tables (CSV, Markdown) and the figure.
-        resamples: Bootstrap samples and random swaps.
-        seed: Seed of resampling.
+        resamples: Random swaps of the randomisation test.
+        seed: Seed of the swaps.
 
     Returns:
         Exit code 0.
@@ -45,21 +45,15 @@ def compare_command(
     if baseline is not None and baseline not in systems:
         raise ArgumentError(f"Expected --baseline to be one of {list(systems)}, but got {baseline!r}")
     found = compare(systems, baseline, mode, force, resamples, seed=seed)
-    notes = [
-        f"Differences are second minus first, in points of F1 ({mode}); intervals 95 %, over posts.",
-        *found.notes,
-    ]
-    raw = [str(column).removesuffix("_holm") for column in found.tests if str(column).endswith("_holm")]
-    several = len(found.tests) > 1
-    hidden = [*(raw if several else [f"{column}_holm" for column in raw]), "t_posts", "t_seeds", "posts", "seeds"]
-    narrow = found.tests.drop(columns=hidden).dropna(axis=1, how="all")
-    print(f"{text(found.scores)}\n\n{text(narrow)}\n")
-    print("\n".join(notes))
+    notes = [f"Differences are second minus first, in points of F1 ({mode}); intervals are 95 %.", *found.notes]
+    tables = found.tables()
+    print(text(found.scores), *(f"{sentence}\n{text(frame)}" for _, sentence, frame in tables), *notes, sep="\n\n")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        found.scores.to_csv(out / "scores.csv")
-        found.tests.to_csv(out / "tests.csv")
-        page = [markdown(found.scores), markdown(found.tests), *notes]
+        for name in ("scores", "tests", "post_means"):
+            getattr(found, name).to_csv(out / f"{name}.csv")
+        parts = [f"{sentence}\n\n{markdown(frame)}" for _, sentence, frame in tables]
+        page = [markdown(found.scores), *parts, *notes]
         (out / "comparison.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
         plot_comparison(found.scores, found.tests).savefig(out / "comparison.png", dpi=200)
         print(f"Written to {out}")
@@ -126,7 +120,7 @@ def benchmark_command(
         against: `paper` puts the paper's numbers beside ours, with what to keep in mind.
         mode: Reading of tag sequences.
         keep_checkpoints: Keep the best checkpoint of each run.
-        resamples: Bootstrap samples and random swaps.
+        resamples: Random swaps of the randomisation test.
 
     Returns:
         Exit code 0, or 1 if a run failed.

@@ -17,7 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 import mner
 from mner.cli.arguments import prepare, stored_arguments
 from mner.cli.dependency_notes import hush
-from mner.data.datamodules import huggingface, sample, snapchat, twitter  # noqa: F401  # so that short names find them
+from mner.data.datamodules import huggingface, posts, sample, snapchat, twitter  # noqa: F401  # so that short names find them
 from mner.data.datamodules.base import MNERDataModule
 from mner.errors import CheckpointError, MNERError
 from mner.fusion import FusionModule

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "benchmark": ("mner.cli.evaluation:benchmark_command", "train configs with several seeds and compare them"),
     "features": ("mner.preprocessing.features:features", "image features of a folder, stored once"),
     "caption": ("mner.preprocessing.captions:caption", "captions of a folder of images"),
+    "vocabulary": ("mner.encoders.vocabulary_folder:vocabulary", "make a word-level text encoder from word vectors"),
     "data stats": ("mner.data.statistics:stats", "posts, words, entities of a data set in numbers"),
     "data verify": ("mner.data.verify:verify_command", "is a folder of posts fit for training?"),
     "data download": ("mner.data.download:download", "fetch the public Twitter text"),
@@ -30,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command -> `module:function` and what it does; imported when called, run by jsonargparse from its type hints."""
 
 POSITIONAL = (
-    *("tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention"),
+    *("tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention", "vocabulary"),
     *("data stats", "data verify", "data download", "data export"),
 )
 """Commands whose required parameters are given by place: files and folders. The others name them all."""

@@ -1,4 +1,4 @@
-"""Posts: files, data sets, batches, data modules."""
+"""From files of posts to batches: readers, data sets, data modules."""
 
 from __future__ import annotations
 

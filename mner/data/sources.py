@@ -28,8 +28,12 @@ SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "dev", "val", "validation
 CONTEXT_FOLDERS = ("captions", "context", "knowledge")
 
 
-def find_splits(root: str | PathLike[str]) -> dict[str, Path]:
+def find_splits(root: str | PathLike[str], any_suffix: bool = False) -> dict[str, Path]:
     """The file of each split that is there, under the keys `train`, `valid`, `test`.
+
+    Args:
+        root: The folder.
+        any_suffix: Look for files of any suffix, such as those of a format of the user's own.
 
     Raises:
         DataNotFoundError: If there is no such folder, or no split in it.
@@ -41,7 +45,12 @@ def find_splits(root: str | PathLike[str]) -> dict[str, Path]:
     found = {}
     for split, names in SPLIT_NAMES.items():
         places = [folder, folder / "texts", *(folder / "texts" / name for name in names)]
-        candidates = [place / f"{name}{suffix}" for place in places for name in names for suffix in _SUFFIXES]
+        candidates = [
+            file
+            for place in places
+            for name in names
+            for file in (sorted(place.glob(f"{name}.*")) if any_suffix else [place / f"{name}{s}" for s in _SUFFIXES])
+        ]
         files = [file for file in candidates if file.is_file()]
         if len(files) > 1:
             both = " and ".join(str(file.relative_to(folder)) for file in files)

@@ -14,7 +14,7 @@ from mner.data.formats.images import ImageFolder, Reason, load_image, report_bro
 from mner.data.formats.posts import read_posts
 from mner.data.sources import SPLIT_NAMES, find_context, find_images, find_splits
 from mner.errors import DataFormatError
-from mner.labels import split_tag, stray_insides
+from mner.labels import check_types, split_tag, stray_insides
 
 
 @dataclass
@@ -131,6 +131,10 @@ def verify(
         if folder is not None:
             _check_images(name, posts, folder, split, report)
     for name, split in report.splits.items():
+        try:
+            check_types(split.types)
+        except ValueError as error:
+            report.errors.append(f"{name}: {error}")
         strange = sorted(set(split.types) - expected) if expected is not None else []
         if strange:
             whose = "expected" if types is not None else "of the training split"

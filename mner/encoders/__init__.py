@@ -1,1 +1,1 @@
-"""Encoders: text, images, regions, characters."""
+"""Encoders of texts and of images; also of regions, words and characters."""

@@ -1,13 +1,17 @@
-"""Words as characters: a fixed character set and a convolutional encoder."""
+"""Words as characters: a fixed character set, and an encoder by convolutions or a BiLSTM."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from mner.batch import Batch
+from mner.nn.recurrent import BiLSTM
 
 MAX_CHARACTERS = 20
 """Characters kept of a word; the rest is cut off."""
@@ -60,10 +64,18 @@ def characters_to_ids(words: Sequence[Sequence[str]], length: int | None = None)
     return torch.from_numpy(ids[:, :, : max(used, 1)].astype(np.int64))
 
 
+def batch_characters(batch: Batch) -> Tensor:
+    """The characters of a batch's words (b, w, c): those it brings (a graph reads no words), or made of its words."""
+    ids = batch.get("characters")
+    if ids is None:
+        ids = characters_to_ids(batch["words"], batch["word_mask"].shape[1]).to(batch["word_mask"].device)
+    return ids
+
+
 class CharacterEncoder(nn.Module):
     """A vector for each word from its characters: embedding, convolutions of several widths, maximum, projection.
 
-    ::
+    With `kind="cnn"`::
 
         e_i = embedding of character i                               (30)
         f^k = max over i of ReLU(W^k [e_i; …; e_(i+k-1)] + b^k)      (32), k = 2, 3, 4
@@ -75,11 +87,18 @@ class CharacterEncoder(nn.Module):
     The paper (Chen et al. 2021, section 3.3) names character vectors and says nothing of how they are made. This is
     the character CNN of Zhang et al. (2018) with its three convolutions side by side.
 
+    With `kind="bilstm"` (Lample et al. 2016; Lu et al. and Moon et al. 2018) c is the last state of an LSTM forward
+    and of one backward over the e_i, each half of `width` wide.
+
     Args:
         width: Width of a word's vector.
         embedding_width: Width of a character's embedding.
         filters: Number of filters of each convolution.
         window_widths: Characters that each convolution spans.
+        kind: `cnn` or `bilstm`.
+
+    Raises:
+        ValueError: If `kind` is another, or `width` odd where two directions share it.
 
     >>> CharacterEncoder(width=10)(characters_to_ids([["a", "ab"], ["é"]])).shape
     torch.Size([2, 2, 10])
@@ -91,9 +110,16 @@ class CharacterEncoder(nn.Module):
         embedding_width: int = 30,
         filters: int = 32,
         window_widths: Sequence[int] = (2, 3, 4),
+        kind: Literal["cnn", "bilstm"] = "cnn",
     ) -> None:
         super().__init__()
+        if kind not in ("cnn", "bilstm") or (kind == "bilstm" and width % 2):
+            raise ValueError(f"Expected `kind` cnn, or bilstm with an even `width`, but got {kind!r} and {width}")
+        self.kind = kind
         self.embedding = nn.Embedding(CHARACTER_COUNT, embedding_width, padding_idx=_PADDING)
+        if kind == "bilstm":
+            self.recurrent = BiLSTM(embedding_width, width // 2)
+            return
         self.window_widths = tuple(window_widths)
         self.convolutions = nn.ModuleList(nn.Conv1d(embedding_width, filters, k) for k in window_widths)
         self.projection = nn.Linear(filters * len(window_widths), width)
@@ -108,6 +134,9 @@ class CharacterEncoder(nn.Module):
             (b, w, width).
         """
         flat = ids.flatten(0, 1)  # (b·w, c)
+        if self.kind == "bilstm":
+            states: Tensor = self.recurrent.last(self.embedding(flat), flat != _PADDING)  # (b·w, width)
+            return states.view(*ids.shape[:2], states.shape[-1])
         padded = flat[:, None] == _PADDING  # (b·w, 1, c)
         characters = self.embedding(flat).transpose(1, 2)  # (b·w, e, c)
         found = []

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+from mner.batch import Batch
 from mner.encoders import prefix, steps
+from mner.encoders.characters import batch_characters
 from mner.encoders.lora import Adapters, add_adapters, merge_adapters
+from mner.encoders.own_model import CLASS, is_import_path, own_model
 from mner.encoders.visual_bert import MODEL_TYPE, load_visual_bert, visual_parameters
+from mner.encoders.word_level import MODEL_TYPE as WORD_LEVEL
+from mner.encoders.word_level import load_word_level
 from mner.errors import CheckpointError
 from mner.files import TINY, locate
-
-if TYPE_CHECKING:
-    from mner.batch import Batch
+from mner.nn.masking import first_pieces
 
 ADAPTERS = "mner_adapters"
 """Key of the configuration under which checkpoints say that the encoder has adapters."""
@@ -35,6 +38,7 @@ class TextEncoder(nn.Module):
 
     Attributes:
         width: d, the width of its vectors.
+        reads_characters: Whether it is a word-level encoder that `words` gives characters to.
         adapters: What its LoRA adapters are like, or None without.
 
     Shapes:
@@ -70,6 +74,9 @@ class TextEncoder(nn.Module):
         accepted = inspect.signature(self.model.forward).parameters
         self.width: int = config.hidden_size
         self.has_segments = "token_type_ids" in accepted and getattr(config, "type_vocab_size", 0) > 1
+        self.reads_characters = config.model_type == WORD_LEVEL and config.characters is not None
+        if config.model_type == WORD_LEVEL:
+            self.model.embedding.weight.requires_grad_(not config.freeze_words)
         self.adapters: Adapters | None = None
         if isinstance(name, dict) and name.get(ADAPTERS):
             self.adapt(Adapters(**{**name[ADAPTERS], "layers": tuple(name[ADAPTERS]["layers"])}))
@@ -85,8 +92,10 @@ class TextEncoder(nn.Module):
 
         Raises:
             MissingDependencyError: If `peft` is not installed.
-            ValueError: If it has adapters already, or no layer of a name that is asked for.
+            ValueError: If it has adapters already, or no layer of a name that is asked for, or is a word-level encoder.
         """
+        if self.model.config.model_type == WORD_LEVEL:
+            raise ValueError("A word-level encoder is trained whole and takes no LoRA adapters; leave LoRA out")
         if self.adapters is not None:
             raise ValueError("Expected a text encoder without adapters, but it has some; `merge` them first")
         add_adapters(self.model, adapters)
@@ -98,16 +107,25 @@ class TextEncoder(nn.Module):
             merge_adapters(self.model)
             self.adapters = None
 
-    def forward(self, token_ids: Tensor, token_mask: Tensor, segment_ids: Tensor) -> Tensor:
-        """Encode word pieces."""
-        segments = {"token_type_ids": segment_ids} if self.has_segments else {}
-        states: Tensor = self.model(input_ids=token_ids, attention_mask=token_mask.long(), **segments).last_hidden_state
+    def forward(self, token_ids: Tensor, token_mask: Tensor, segment_ids: Tensor, **more: Tensor) -> Tensor:
+        """Encode word pieces; `more` is for the model, as it is."""
+        if self.has_segments:
+            more["token_type_ids"] = segment_ids
+        states: Tensor = self.model(input_ids=token_ids, attention_mask=token_mask.long(), **more).last_hidden_state
         return states  # (b, t, d)
 
     @property
     def piece_limit(self) -> int | None:
         """Most word pieces t that it takes; see `piece_limit`."""
         return piece_limit(self.model)
+
+    def words(self, batch: Batch) -> Tensor:
+        """The words of a batch (b, w, d): the first piece of each. A word-level encoder reads their characters too."""
+        more: dict[str, Tensor] = {}
+        if self.reads_characters:
+            more = {"characters": batch_characters(batch), "word_starts": batch["word_starts"]}
+        states = self(batch["token_ids"], batch["token_mask"], batch["segment_ids"], **more)
+        return first_pieces(states, batch["word_starts"])
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -196,11 +214,15 @@ def _check_reads_text(model: Any, kind: str) -> None:
 
 
 def _build(name: str | dict[str, Any]) -> Any:
-    return _from_config(name) if isinstance(name, dict) else _from_name(name)
+    if isinstance(name, dict):
+        return _from_config(name)
+    return own_model(name) if is_import_path(name) else _from_name(name)
 
 
 def _from_config(config: dict[str, Any]) -> nn.Module:
     options = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype", ADAPTERS)}
+    if CLASS in options:
+        return own_model(options.pop(CLASS), options)
     model: nn.Module = AutoModel.from_config(
         AutoConfig.for_model(**options), dtype=torch.float32, trust_remote_code=False
     )
@@ -219,6 +241,9 @@ def _from_name(name: str) -> nn.Module:
     if config.model_type == MODEL_TYPE:
         visual: nn.Module = load_visual_bert(name)
         return visual
+    if config.model_type == WORD_LEVEL:
+        words: nn.Module = load_word_level(folder)
+        return words
     if name == TINY:
         model: nn.Module = AutoModel.from_config(config, dtype=torch.float32)
         return model

@@ -27,7 +27,6 @@ from mner.encoders.image import ImageEncoder
 from mner.encoders.text import TextEncoder
 from mner.labels import Span
 from mner.nn.crf import CRF
-from mner.nn.masking import first_pieces
 from mner.nn.posteriors import log_posteriors, posterior_crf
 from mner.training.module import TaggingModule
 
@@ -188,8 +187,7 @@ class FusionModule(TaggingModule):
 
     def encode(self, batch: Batch) -> Tensor:
         """Words (b, w, d): the first word piece of each. Special tokens, later pieces and context stay behind."""
-        states = self.text_encoder(batch["token_ids"], batch["token_mask"], batch["segment_ids"])  # (b, t, d_text)
-        words: Tensor = self.word_projection(first_pieces(states, batch["word_starts"]))
+        words: Tensor = self.word_projection(self.text_encoder.words(batch))
         return words
 
     def regions(self, batch: Batch) -> tuple[Tensor, Tensor]:

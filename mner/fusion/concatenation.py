@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mner.batch import Batch
-from mner.encoders.characters import CharacterEncoder, characters_to_ids
+from mner.encoders.characters import CharacterEncoder, batch_characters
 from mner.fusion.base import FusionModule
 from mner.nn.masking import masked_mean
 
@@ -106,10 +106,7 @@ class Concatenation(FusionModule):
     def encode(self, batch: Batch) -> Tensor:
         """Words with their characters (b, w, d + d_c)."""
         words = super().encode(batch)
-        ids = batch.get("characters")  # an exported model is given them: a graph reads no words
-        if ids is None:
-            ids = characters_to_ids(batch["words"], words.shape[1]).to(words.device)
-        return torch.cat([words, self.characters(ids)], -1)
+        return torch.cat([words, self.characters(batch_characters(batch))], -1)
 
     def fuse(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """Words with their characters (b, w, d + d_c) and raw regions (b, r, f) -> (b, w, 3p)."""

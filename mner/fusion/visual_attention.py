@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mner.fusion.base import FusionModule
 from mner.nn.attention import AdditiveAttention
+from mner.nn.recurrent import LSTM
 
 
 class VisualAttentionFusion(nn.Module):
@@ -49,7 +50,7 @@ class VisualAttentionFusion(nn.Module):
 
     def __init__(self, width: int, region_width: int, attention_width: int | None = None) -> None:
         super().__init__()
-        self.query = nn.LSTM(width, width, batch_first=True)
+        self.query = LSTM(width, width)
         self.attention = AdditiveAttention(width, region_width, attention_width or width)
         self.context_projection = nn.Linear(region_width, width)
         # Rows: β_v, β_w, m. One product for the three; only the first carries the biases.
@@ -68,7 +69,7 @@ class VisualAttentionFusion(nn.Module):
         Returns:
             (b, w, d).
         """
-        states, _ = self.query(words)  # (b, w, d); a state never sees what comes after it, so padding needs no packing
+        states = self.query(words)  # (b, w, d); a state never sees what comes after it, so padding needs no packing
         last = (word_mask.sum(1) - 1).clamp(min=0)  # (b,)
         query = states[torch.arange(len(words), device=words.device), last]  # (b, d)
         context, _ = self.attention(query[:, None], regions, region_mask)  # (b, 1, f)

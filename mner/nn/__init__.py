@@ -13,12 +13,15 @@ from mner.nn.objectives import (
     without_image,
 )
 from mner.nn.posteriors import decode_posteriors, log_marginals, mix, span_scores
+from mner.nn.recurrent import LSTM, BiLSTM
 
 __all__ = [
     "CRF",
+    "LSTM",
     "AdditiveAttention",
     "Attention",
     "AttentionMaps",
+    "BiLSTM",
     "capture_attention",
     "decode_posteriors",
     "divergence",

@@ -1,1 +1,1 @@
-"""Passes over a folder of images or texts, each making what training reads."""
+"""Passes over images or texts, each making what training reads."""

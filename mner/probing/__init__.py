@@ -1,1 +1,1 @@
-"""A trained model run with its image or texts taken away."""
+"""A trained model without its image, or its texts: does it use them?"""

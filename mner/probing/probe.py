@@ -37,8 +37,9 @@ class Probe:
     """The result of `probe`.
 
     Attributes:
-        table: One row a condition: posts, runs, f1, its difference from the real inputs with a bootstrap interval
-            and a Holm-corrected p of the randomisation test, and `changed`, the share of posts whose entities changed.
+        table: One row a condition: posts, runs, f1, its difference from the real inputs with interval and
+            Holm-corrected p (the verdict of `compare` on this one training, where the draws of a random condition are
+            its runs), and `changed`, the share of posts whose entities changed.
         meanings: What each condition is, in words.
         predictions: The runs of each condition.
         projection: The additive projection, or None.
@@ -77,7 +78,7 @@ def probe(
         emap: Posts of the additive projection; None or 0 leaves it out.
         repeats: Draws of each random condition, averaged.
         mode: Reading of tag sequences.
-        resamples: Bootstrap samples and random swaps.
+        resamples: Random swaps of the randomisation test.
         seed: Seed of all draws.
         device: Where the model runs.
 
@@ -175,7 +176,7 @@ def _rows(
         row: dict[str, Any] = {"posts": len(real), "runs": len(runs), "f1": compared.scores.loc[name, "f1"]}
         if name != baseline:
             test = tests[baseline, name]
-            row |= {column: test[column] for column in ("difference", "low", "high", "p_randomisation_holm")}
+            row |= {column: test[column] for column in ("difference", "low", "high", "p_holm")}
         rows[name] = row | {"changed": float(np.mean(changed))}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("inputs")
 
@@ -278,7 +279,11 @@ def probe_command(
     prepared = restored_data(model, root, images, features, context or (), batch_size)
     found = probe(model, prepared, split, emap, repeats, mode, seed=seed, device=str(pick_device(device)))
     meanings = [f"{name}: {meaning}." for name, meaning in found.meanings.items()]
-    lines = ["Differences are in points of F1, with 95 % intervals over posts.", *meanings, *found.notes]
+    said = (
+        "Differences are in points of F1. Intervals (95 %) and p are over posts and over draws of random conditions, "
+        "for this one training: another seed of the model is not taken into account."
+    )
+    lines = [said, *meanings, *found.notes]
     print(f"{text(found.table)}\n")
     print("\n".join(lines))
     if out is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 import mner
 from mner.data.tokenizer import PostTokenizer, read_kept, write_kept
+from mner.encoders.own_model import CLASS
 from mner.encoders.text import ADAPTERS
 from mner.errors import CheckpointError
 from mner.fusion.base import FusionModule
@@ -137,6 +139,7 @@ def load_model(name: str | os.PathLike[str], revision: str | None = None, token:
     folder = Path(name) if Path(name).is_dir() else _download(str(name), revision, token)
     config = read_config(folder)
     _check_class(str(config["class"]))
+    _check_own_encoder(config["text_config"])
     data = dict(config.get("data") or {})
     data["tokenizer"] = {file: read_file(folder, file) for file in config["tokenizer_files"]}
     facts = {key: config.get(key) for key in ("class", "version", "seed", "text_config")} | {"data": data}
@@ -326,3 +329,12 @@ _OF_TRAINING = (
     *("current_model_state", "averaging_state"),  # of Lightning's WeightAveraging
 )
 """What a merged checkpoint leaves out: it belongs to the adapters' training."""
+
+
+def _check_own_encoder(config: dict[str, Any]) -> None:
+    path = config.get(CLASS)
+    if path is not None and str(path).rpartition(".")[0] not in sys.modules:
+        raise CheckpointError(
+            f"The model's text encoder is a {path}, which is not part of mner or transformers; if it is yours, import "
+            "its module before loading the model"
+        )

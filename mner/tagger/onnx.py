@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mner.data.word_splitter import Word
 from mner.errors import CheckpointError
 from mner.fusion.base import FusionModule
+from mner.nn.recurrent import ONNX
 from mner.tagger.decoder import Decoder, Section
 from mner.tagger.engines import GRAPH, TRANSITIONS, Exported, padded_characters, require
 from mner.tagger.hub import save_parts
@@ -109,6 +110,7 @@ def _trace(model: FusionModule, batch: Mapping[str, Tensor], path: Path) -> None
                 input_names=names,
                 output_names=["emissions"],
                 dynamic_shapes=(tuple(shapes),),
+                custom_translation_table=ONNX,
                 dynamo=True,
                 verbose=False,
             )
@@ -140,7 +142,7 @@ def _batches(tagger: Tagger) -> list[dict[str, Tensor]]:
         ]
         made: dict[str, Any] = dict(decoder.batch([decoder.items(section)[0] for section in sections]))
         names = list(_TEXT)
-        if hasattr(model, "characters"):
+        if hasattr(model, "characters") or model.text_encoder.reads_characters:
             made["characters"] = padded_characters(made["words"], made["word_mask"].shape[1])
             names.append("characters")
         if model.uses_image:

@@ -1,4 +1,4 @@
-"""Lightning's half: steps, losses, scores, optimiser, checkpoints, callbacks, Trainer."""
+"""Lightning's half of every strategy: steps, losses, scores, optimiser, checkpoints, callbacks, Trainer."""
 
 from __future__ import annotations
 

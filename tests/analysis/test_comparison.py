@@ -25,19 +25,24 @@ def test_better_system_is_found_better():
     assert row["difference"] == pytest.approx(f1(good) - f1(bad))
     assert 0 < row["low"] < row["difference"] < row["high"]
     assert row["p_randomisation"] == pytest.approx(1 / 501)
-    assert row["p_posts"] < 0.001
-    assert row["dz_posts"] > 0.5
+    assert row["p"] < 0.001
+    means = found.post_means.loc[("bad", "good")]
+    assert means["p_posts"] < 0.001
+    assert means["dz_posts"] > 0.5
+    assert not [column for column in found.tests if "posts" in column and column.startswith(("p_", "dz", "t_"))]
     assert np.isnan(row["p_seeds"])
     assert found.scores.loc["good", "f1"] == pytest.approx(f1(good))
-    assert any("another seed" in note for note in found.notes)
+    assert any("Seeds were not taken into account" in note for note in found.notes)
 
 
 def test_pairs_baseline_and_holm():
     systems = {name: run(random_posts(40, seed=seed, noise=noise)) for seed, (name, noise) in enumerate(
         [("a", 0.2), ("b", 0.3), ("c", 0.5)])}  # fmt: skip
-    every = compare(systems, resamples=200).tests
+    found = compare(systems, resamples=200)
+    every, means = found.tests, found.post_means
     assert every.index.tolist() == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert every["p_posts_holm"].tolist() == pytest.approx(holm(every["p_posts"].tolist()))
+    assert every["p_holm"].tolist() == pytest.approx(holm(every["p"].tolist()))
+    assert means["p_posts_holm"].tolist() == pytest.approx(holm(means["p_posts"].tolist()))
     against = compare(systems, baseline="b", resamples=200).tests
     assert against.index.tolist() == [("b", "a"), ("b", "c")]
     assert against.loc[("b", "a"), "difference"] == pytest.approx(-every.loc[("a", "b"), "difference"])
@@ -170,9 +175,9 @@ def test_command_compares_ours_with_a_peers_conll(tmp_path, capsys):
     assert compare_command([str(ours), str(peer)], out=tmp_path / "out", resamples=100) == 0
     printed = capsys.readouterr().out
     assert "100.00" in printed
-    assert "p, randomisation" in printed
+    assert "p of F1, randomisation over posts" in printed
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        "scores.csv", "tests.csv", "comparison.md", "comparison.png"
+        "scores.csv", "tests.csv", "post_means.csv", "comparison.md", "comparison.png"
     }  # fmt: skip
 
 

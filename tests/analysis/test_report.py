@@ -106,11 +106,11 @@ def test_tables_in_words():
 
     frame = pd.DataFrame(
         {"gold": [3, 2.5], "f1": [0.5, float("nan")], "f1_low": [0.4, float("nan")], "f1_high": [0.61, float("nan")],
-         "p_posts": [0.03, 1e-7], "difference": [0.012, -0.3], "note": ["a|b", "<c>"]},
+         "p": [0.03, 1e-7], "difference": [0.012, -0.3], "note": ["a|b", "<c>"]},
         index=pd.MultiIndex.from_tuples([("s", "x"), ("s", "y")], names=["system", "kind"]),
     )  # fmt: skip
     assert markdown(frame).splitlines() == [
-        "| system | kind | gold | F1 (%) | F1, 95 % interval | p, t-test over posts | F1 difference (points) | note |",
+        "| system | kind | gold | F1 (%) | F1, 95 % interval | p | F1 difference (points) | note |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
         "| s | x | 3 | 50.00 | 40.00 to 61.00 | 0.0300 | +1.20 | a\\|b |",
         "| s | y | 2.5 | - | - | < 0.0001 | -30.00 | <c> |",
@@ -123,6 +123,11 @@ def test_tables_in_words():
 def test_data_table_is_table_2():
     row = data_table({"train": TRAIN}).loc["train"]
     assert row[["posts", "words, most", "entities", "PER", "LOC", "ORG"]].tolist() == [1, 5, 3, 1, 1, 1]
+
+
+def test_types_named_as_columns_keep_their_numbers():
+    row = data_table({"train": [example("t", "Kim/B-posts in Rome/B-LOC"), example("u", "x")]}).loc["train"]
+    assert row[["posts", "type posts", "LOC"]].tolist() == [2, 1, 1]
 
 
 @pytest.mark.parametrize("path", sorted(Path(mner.analysis.__file__).parent.glob("*.py")), ids=lambda path: path.stem)

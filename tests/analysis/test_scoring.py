@@ -5,7 +5,7 @@ import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 
-from mner.analysis import score
+from mner.analysis import errors, score
 from mner.analysis.scoring import averaged_counts, marked, post_counts, score_frame, surface
 from mner.data.formats.predictions import Prediction
 from mner.labels import Span
@@ -74,3 +74,9 @@ def test_surface_is_case_folded():
 def test_posts_that_cannot_be_scored(posts, message):
     with pytest.raises(ValueError, match=message):
         score(posts)
+
+
+@pytest.mark.parametrize("analysis", [score, errors])
+def test_types_named_as_rows_of_tables_are_refused(analysis):
+    with pytest.raises(ValueError, match="row `all`"):
+        analysis([post("Kim/B-PER ran", "Kim/B-all ran")])

@@ -247,3 +247,8 @@ def test_verify_command_needs_train_and_valid(tmp_path, capsys):
     assert "error: valid: no such split" in text
     with pytest.raises(DataNotFoundError):
         verify_command(tmp_path / "absent")
+
+
+def test_types_that_scores_cannot_name_are_errors():
+    report = verify({"train": [Example("1", "1", ("a", "b"), ("B-strict", "O"))]})
+    assert any("train: Expected types that scores can name, but got 'strict'" in error for error in report.errors)

@@ -81,8 +81,8 @@ def test_compare(small, capsys):
     runpy.run_path(str(EXAMPLES / "compare.py"), run_name="__main__")
     report = (small / "runs/compare/report/index.html").read_text(encoding="utf-8")
     assert "Text alone and text with image" in report
-    assert len(list((small / "runs/compare").glob("*.jsonl"))) == 4
-    assert "p, randomisation" in capsys.readouterr().out
+    assert len(list((small / "runs/compare").glob("*.jsonl"))) == 6
+    assert "Verdict on F1" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mner.data.sample.texts as sample
 from mner.data.examples import Example
 from mner.data.formats.conll import read_conll
 from mner.data.formats.context import read_context
 from mner.data.sample.scenes import SIZE, draw_scene
 from mner.data.sample.texts import AMBIGUOUS, SPLITS, TYPES, text_ceiling, write_sample
-from mner.data.sample.texts import texts as sample
 from mner.labels import Span, spans
 
 # A word of the caption that belongs to the pictures of one type only.

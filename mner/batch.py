@@ -29,6 +29,7 @@ class Batch(TypedDict, total=False):
     object_names: list[list[str]]  # of the regions, in their order, or of a text; r or more, "" where none is
     relation: Tensor  # (b,) float32 in 0..1, NaN where it is not known
     characters: Tensor  # (b, w, c) of `words`; absent where the model makes them itself
+    windows: list[int]  # rows of each post, where posts longer than the encoder take several; absent where none does
     words: list[tuple[str, ...]]
     id: list[str]
     image_id: list[str | None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +12,22 @@ import torch
 
 import mner
 from mner.errors import MNERError
+
+
+class Turns:
+    """A lock for `with`: threads take turns. What holds it can be copied and pickled; a copy has a lock of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Turns], tuple[()]]:
+        return Turns, ()
 
 
 def hardware() -> dict[str, str]:

@@ -102,7 +102,7 @@ def tag(
     context: list[str] | None = None,
     captioner: str | None = None,
     image_weights: Path | None = None,
-    words: Literal["auto", "twitter2015", "twitter2017"] = "auto",
+    words: Literal["auto", "twitter2015", "twitter2017", "treebank", "whitespace", "characters"] = "auto",
     batch_size: int = 32,
     device: str = "auto",
 ) -> int:
@@ -125,7 +125,7 @@ def tag(
         context: Files of context texts, one for each source of the model, in order of training.
         captioner: Image-to-text model (name or folder) for posts without context, if the model was trained on captions.
         image_weights: File of the weights of what made its image features, if the model was trained on stored ones.
-        words: Whose words text is split into; `auto`: those of the training data.
+        words: How text is split into words; `auto`: as the training data are.
         batch_size: Posts in a batch.
         device: `auto`, `cpu`, `cuda`, ...
 

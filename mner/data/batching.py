@@ -20,6 +20,7 @@ from mner.data.inputs import cell_boxes
 class Collate:
     """Pads items to the longest among them.
 
+    Posts longer than the encoder take several rows, one for each window; `windows` then says how many each post has.
     Posts without image get `has_image` False and zeros in `image`, or no valid region in `regions`. `tags` is left out
     when any post has no gold. What is needed of regions is 0 where there is none.
 
@@ -47,6 +48,8 @@ class Collate:
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Pad `items` into one batch."""
+        windows = [1 + len(item.get("rest", ())) for item in items]
+        items = [row for item in items for row in _rows(item)]
         b = len(items)
         t = max(len(item["token_ids"]) for item in items)
         w = max(len(item["word_starts"]) for item in items)
@@ -76,6 +79,8 @@ class Collate:
             id=[item["example"].id for item in items],
             image_id=[item["example"].image_id for item in items],
         )
+        if b > len(windows):
+            batch["windows"] = windows
         if all(item["tags"] is not None for item in items):
             batch["tags"] = torch.from_numpy(tags)
         if self.image_shape is not None:
@@ -158,6 +163,18 @@ class Collate:
                 stacked[row, : len(regions)] = regions
                 mask[row, : len(regions)] = True
         return torch.from_numpy(stacked), torch.from_numpy(mask)  # (b, r, f), (b, r)
+
+
+_OF_IMAGE = ("image", "image_mask", "regions", "boxes", "scores", "groups", "object_names", "relation")
+
+
+def _rows(item: Item) -> list[Item]:
+    """A post's windows, each with what there is of its image."""
+    if "rest" not in item:
+        return [item]
+    known: Any = {key: value for key, value in item.items() if key in _OF_IMAGE}
+    rest: Any = [{**row, **known} for row in item["rest"]]
+    return [item, *rest]
 
 
 class BucketSampler(DistributedSampler[list[int]]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch.utils.data import Dataset
 
 from mner.data.examples import Example
 from mner.data.inputs import PostInputs, Regions, join_regions, stored_regions
-from mner.data.tokenizer import PostTokenizer, PostTooLongError
+from mner.data.tokenizer import PostTokenizer
+from mner.data.windows import encode_windows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +31,7 @@ KNOWN = 200_000
 
 
 class Item(TypedDict, total=False):
-    """One post as `collate` takes it; see `Batch` for the fields."""
+    """One post as `Collate` takes it; see `Batch` for the fields. Of a longer one it is the first window."""
 
     token_ids: NDArray[np.int32]  # (t,)
     post_length: int
@@ -44,12 +46,14 @@ class Item(TypedDict, total=False):
     object_names: list[str]
     relation: float
     example: Example
+    rest: list[Item]  # further windows, without image and regions, which are those of the first
 
 
 class MNERDataset(Dataset[Item]):
     """Posts ready for `collate`.
 
-    Token ids of all posts lie in one flat array, so that a million posts cost little more than their numbers.
+    Token ids of all posts lie in one flat array, so that a million posts cost little more than their numbers. Posts
+    longer than the encoder are windows (`mner.data.windows.encode_windows`).
 
     Args:
         examples: The posts.
@@ -62,7 +66,7 @@ class MNERDataset(Dataset[Item]):
         inputs: What each post needs beyond its regions.
 
     Raises:
-        ValueError: If a tag is no label, or a post is too long for the encoder; it names the post.
+        ValueError: If a tag is no label; it names the post.
     """
 
     def __init__(
@@ -96,30 +100,41 @@ class MNERDataset(Dataset[Item]):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(n,) pieces of each post with its context, for bucketing."""
-        return np.diff(self._token_ends)
+        """(n,) pieces of each post with its context, of longer ones those of the longest window; for bucketing."""
+        lengths = np.diff(self._token_ends)
+        return lengths if len(lengths) == len(self) else np.maximum.reduceat(lengths, self._row_ends[:-1])
 
     def __getitem__(self, index: int) -> Item:
         example = self.examples[index]
-        start, end = self._token_ends[index], self._token_ends[index + 1]
-        post_length = int(self._post_lengths[index])
-        if self.context_dropout and random.random() < self.context_dropout:
-            end = start + post_length
-        word_start, word_end = self._word_ends[index], self._word_ends[index + 1]
-        image, image_mask = join_images([self._image(image_id) for image_id in example.image_ids])
-        item = Item(
-            token_ids=self._token_ids[start:end],
+        bare = bool(self.context_dropout and random.random() < self.context_dropout)
+        row, end = int(self._row_ends[index]), int(self._row_ends[index + 1])
+        item = self._row(row, example, bare, end - row > 1)
+        item["image"], item["image_mask"] = join_images([self._image(image_id) for image_id in example.image_ids])
+        known: Any = self._of_image(example)
+        item.update(known)
+        if end - row > 1:
+            item["rest"] = [self._row(further, example, bare, True) for further in range(row + 1, end)]
+        return item
+
+    def _row(self, row: int, example: Example, bare: bool, is_part: bool) -> Item:
+        """A row: a whole post, or one window of it; `bare` without context."""
+        start, end = self._token_ends[row], self._token_ends[row + 1]
+        post_length = int(self._post_lengths[row])
+        word_start, word_end = self._word_ends[row], self._word_ends[row + 1]
+        if is_part:
+            first = self._word_ends[self._row_ends[np.searchsorted(self._row_ends, row, side="right") - 1]]
+            begin, until = int(word_start - first), int(word_end - first)
+            tags = None if example.tags is None else example.tags[begin:until]
+            example = replace(example, words=example.words[begin:until], tags=tags)
+        return Item(
+            token_ids=self._token_ids[start : start + post_length if bare else end],
             post_length=post_length,
             word_starts=self._word_starts[word_start:word_end],
             tags=None if example.tags is None else self._tags[word_start:word_end],
-            image=image,
-            image_mask=image_mask,
+            image=None,
             regions=None,
             example=example,
         )
-        known: Any = self._of_image(example)
-        item.update(known)
-        return item
 
     def _of_image(self, example: Example) -> dict[str, Any]:
         store, needs = self.regions, self.inputs.needs
@@ -141,26 +156,28 @@ class MNERDataset(Dataset[Item]):
     def _tokenize(self, tokenizer: PostTokenizer) -> None:
         # Flat and growing: an array object for each of a million posts would take more memory than what is in it.
         ids, starts, post_lengths = array("i"), array("i"), array("i")
-        token_ends, word_ends = array("q", [0]), array("q", [0])
+        token_ends, word_ends, row_ends = array("q", [0]), array("q", [0]), array("q", [0])
         for begin in range(0, len(self.examples), CHUNK):
             chunk = self.examples[begin : begin + CHUNK]
             tokenizer.forget(beyond=KNOWN)
-            tokenizer.learn(
+            known = tokenizer.learn(
                 (word for example in chunk for word in example.words),
                 (text for example in chunk for text in example.context if text),
             )
             for example in chunk:
-                try:
-                    pieces, word_starts, post_length = tokenizer.encode_plain(example.words, example.context)
-                except PostTooLongError as error:
-                    raise ValueError(f"Post {example.id!r}: {error}") from None
-                ids.extend(pieces)
-                starts.extend(word_starts)
-                post_lengths.append(post_length)
-                token_ends.append(len(ids))
-                word_ends.append(len(starts))
+                for pieces, word_starts, post_length, _ in encode_windows(
+                    tokenizer, example.words, example.context, known
+                ):
+                    ids.extend(pieces)
+                    starts.extend(word_starts)
+                    post_lengths.append(post_length)
+                    token_ends.append(len(ids))
+                    word_ends.append(len(starts))
+                row_ends.append(len(post_lengths))
         self._token_ids, self._word_starts, self._post_lengths = map(_int32, (ids, starts, post_lengths))
-        self._token_ends, self._word_ends = (np.frombuffer(ends, dtype=np.int64) for ends in (token_ends, word_ends))
+        self._token_ends, self._word_ends, self._row_ends = (
+            np.frombuffer(ends, dtype=np.int64) for ends in (token_ends, word_ends, row_ends)
+        )
 
     def _index_tags(self, index: Mapping[str, int]) -> None:
         self._tags = np.zeros(len(self._word_starts), dtype=np.int32)
@@ -173,7 +190,7 @@ class MNERDataset(Dataset[Item]):
                     f"Post {example.id!r} has tags {unknown} that are not among the labels {list(index)}; "
                     "expected the entity types of this data module (some take `types`)"
                 )
-            begin, end = self._word_ends[number], self._word_ends[number + 1]
+            begin, end = self._word_ends[self._row_ends[number : number + 2]]
             self._tags[begin:end] = [index[tag] for tag in example.tags]
 
 

@@ -43,6 +43,19 @@ class Example:
         return () if self.image_id is None else (self.image_id, *self.more_images)
 
 
+class Posts(list[Example]):
+    """The posts of one file; their tags are IOB2.
+
+    Args:
+        posts: The posts.
+        scheme: The tag scheme that the file is in: IOB2, IOB1, IOBES or BILOU.
+    """
+
+    def __init__(self, posts: Iterable[Example] = (), scheme: str = "IOB2") -> None:
+        super().__init__(posts)
+        self.scheme = scheme
+
+
 def fingerprint(examples: Iterable[Example]) -> str:
     """The first 16 hexadecimal digits of SHA-256 over each post's id and tags, in file order.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mner.data.examples import Example, fingerprint
+from mner.data.examples import Example, Posts, fingerprint
 from mner.data.formats.posts import read_posts
 from mner.data.sources import SPLIT_NAMES, find_splits
 from mner.labels import spans, stray_insides
@@ -28,6 +28,7 @@ class SplitStatistics:
         strict: Entities by type, where only `B-` opens one.
         stray: `I-` tags that continue no entity of their type.
         fingerprint: Of the labels.
+        scheme: The tag scheme that the file is in.
     """
 
     posts: int
@@ -40,6 +41,7 @@ class SplitStatistics:
     strict: dict[str, int]
     stray: int
     fingerprint: str
+    scheme: str = "IOB2"
 
 
 def split_statistics(examples: Sequence[Example]) -> SplitStatistics:
@@ -72,6 +74,7 @@ def split_statistics(examples: Sequence[Example]) -> SplitStatistics:
         strict={type_: strict[type_] for type_ in types},
         stray=stray,
         fingerprint=fingerprint(examples),
+        scheme=getattr(examples, "scheme", "IOB2"),
     )
 
 
@@ -89,6 +92,7 @@ def render_statistics(splits: Mapping[str, SplitStatistics | None]) -> str:
         ("entities, strict", lambda split: f"{sum(split.strict.values()):,}"),
         *((f"  {type_}", _count("strict", type_)) for type_ in types),
         ("stray I-", lambda split: f"{split.stray:,}"),
+        ("tag scheme", lambda split: split.scheme),
         ("fingerprint", lambda split: split.fingerprint),
     ]
     if any(split is not None and split.unlabelled for split in splits.values()):
@@ -118,12 +122,18 @@ def stats(root: Path) -> int:
     posts = {split: read_posts(file) for split, file in files.items()}
     columns = {split: split_statistics(posts[split]) if split in posts else None for split in SPLIT_NAMES}
     if len(posts) > 1:
-        columns["all"] = split_statistics([post for split in posts.values() for post in split])
+        columns["all"] = split_statistics(_joined(posts.values()))
     print(f"{root}\n\n{render_statistics(columns)}")
     print(
         "\nLenient: a stray I- opens an entity (conlleval, seqeval's default). Strict: only B- does (seqeval's IOB2)."
     )
     return 0
+
+
+def _joined(splits: Iterable[Posts]) -> Posts:
+    """All posts; of more than one scheme, all are named."""
+    parts = list(splits)
+    return Posts((post for part in parts for post in part), "/".join(dict.fromkeys(part.scheme for part in parts)))
 
 
 def _count(mode: str, type_: str) -> Callable[[SplitStatistics], str]:

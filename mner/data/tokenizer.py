@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mner.data.word_pieces import IDS_ALONE, pieces_as_in_text, some_piece, special_tokens, without_format_characters
 from mner.errors import CheckpointError
 from mner.files import locate
 
 URL = re.compile(r"(https?://|www\.)\S+", re.IGNORECASE)
-IDS_ALONE = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+BINARY = "data:application/octet-stream;base64,"
+"""How the content of a file that is no text begins, where text is kept (RFC 2397)."""
+MAX_WORD = 1_000
+"""Characters of a word that are read."""
 Ints = NDArray[np.int32]
 
 
@@ -41,11 +47,22 @@ class Pieces:
     post_length: int
 
 
+class Known(NamedTuple):
+    """Pieces of words and of context texts."""
+
+    words: dict[str, tuple[int, ...]]
+    texts: dict[str, tuple[int, ...]]
+
+
 class PostTokenizer:
     """Tokenises posts for a transformers model.
 
     Words are tokenised one by one (a pre-split word's pieces do not depend on its neighbours) and kept, so that a
-    corpus costs one pass over its distinct words. A word without any piece (a lone U+FE0F) becomes the unknown piece.
+    corpus costs one pass over its distinct words. A word has the pieces that it has behind a space in running text, the
+    first word too; how to get them is tried with each tokeniser. A word without any piece (a lone U+FE0F) becomes the
+    unknown piece, and format characters never make a word unknown.
+
+    It can be shared by threads.
 
     Args:
         name: Hub name or folder of the tokeniser, or `"tiny"`.
@@ -70,27 +87,39 @@ class PostTokenizer:
         declared = 512 if declared > 100_000 else declared  # "no limit" is written as a huge number
         self.max_length = declared if max_length is None else max_length
         self.replace_urls = replace_urls
-        self._words: dict[str, tuple[int, ...]] = {}
-        self._texts: dict[str, tuple[int, ...]] = {}
-        self._before, self._between, self._after = self._template()
-        self._single_after = self._after_single()
-        self._unknown = self._unknown_piece()
+        self._known = Known({}, {})
+        self._pieces = pieces_as_in_text(self.tokenizer)
+        self._before, self._between, self._after, self._single_after = special_tokens(self.tokenizer)
+        self._unknown = (some_piece(self.tokenizer),)
 
-    def learn(self, words: Iterable[str], texts: Iterable[str] = ()) -> None:
-        """Tokenise words and context texts in bulk; `encode` then only looks them up."""
-        new_words = [word for word in dict.fromkeys(words) if word not in self._words]
+    def learn(self, words: Iterable[str], texts: Iterable[str] = ()) -> Known:
+        """Tokenise words and context texts in bulk, and return what is known, these among it."""
+        known = self._known  # this one to the end, whatever other threads forget meanwhile
+        new_words = [word for word in dict.fromkeys(words) if word not in known.words]
         for start in range(0, len(new_words), 10_000):
             chunk = new_words[start : start + 10_000]
-            shown = [[self._shown(word)] for word in chunk]
-            encoded = self.tokenizer(shown, is_split_into_words=True, **IDS_ALONE)["input_ids"]
-            for word, ids in zip(chunk, encoded, strict=True):
-                self._words[word] = tuple(ids) or self._unknown
-        new_texts = [text for text in dict.fromkeys(texts) if text not in self._texts]
+            known.words.update(zip(chunk, self._tokenized([self._shown(word) for word in chunk]), strict=True))
+        new_texts = [text for text in dict.fromkeys(texts) if text not in known.texts]
         for start in range(0, len(new_texts), 1_000):
             chunk = new_texts[start : start + 1_000]
             encoded = self.tokenizer(chunk, truncation=False, verbose=False, **IDS_ALONE)["input_ids"]
             # A text longer than the model can never be used whole: keep what can be.
-            self._texts.update((text, tuple(ids[: self.max_length])) for text, ids in zip(chunk, encoded, strict=True))
+            known.texts.update((text, tuple(ids[: self.max_length])) for text, ids in zip(chunk, encoded, strict=True))
+        return known
+
+    def _tokenized(self, words: Sequence[str]) -> list[tuple[int, ...]]:
+        found = self._pieces(words)
+        unknown = self.tokenizer.unk_token_id
+        bare = {
+            place: seen
+            for place, (word, ids) in enumerate(zip(words, found, strict=True))
+            if unknown in ids and (seen := without_format_characters(word)) != word
+        }
+        if bare:
+            found = list(found)
+            for place, ids in zip(bare, self._pieces(list(bare.values())), strict=True):
+                found[place] = ids
+        return [ids or self._unknown for ids in found]
 
     def encode(self, words: Sequence[str], context: Sequence[str] = ()) -> Pieces:
         """Tokenise one post with its context texts.
@@ -98,20 +127,21 @@ class PostTokenizer:
         Raises:
             PostTooLongError: If the post has more words than fit, even with one piece each.
         """
-        self.learn(words, context)
-        ids, starts, post_length = self.encode_plain(words, context)
+        ids, starts, post_length = self.encode_plain(words, context, self.learn(words, context))
         return Pieces(np.asarray(ids, dtype=np.int32), np.asarray(starts, dtype=np.int32), post_length)
 
-    def encode_plain(self, words: Sequence[str], context: Sequence[str] = ()) -> tuple[list[int], list[int], int]:
-        """As `encode`, in lists, of words and texts that were learnt: for a million posts one after the other.
+    def encode_plain(
+        self, words: Sequence[str], context: Sequence[str], known: Known
+    ) -> tuple[list[int], list[int], int]:
+        """As `encode`, in lists, of words and texts that `learn` gave: for a million posts one after the other.
 
         Raises:
             PostTooLongError: If the post has more words than fit, even with one piece each.
         """
         if not words:
             raise ValueError("Expected a post of at least one word, but got none")
-        pieces = [self._words[word] for word in words]
-        texts = [found for text in context if text and (found := self._texts[text])]
+        pieces = [known.words[word] for word in words]
+        texts = [found for text in context if text and (found := known.texts[text])]
         room = self.room
         ids = [*self._before, *chain.from_iterable(pieces)]
         if len(ids) - len(self._before) > room:
@@ -138,14 +168,14 @@ class PostTokenizer:
 
     def piece_counts(self, words: Sequence[str]) -> list[int]:
         """How many pieces each word has."""
-        self.learn(words)
-        return [len(self._words[word]) for word in words]
+        known = self.learn(words).words
+        return [len(known[word]) for word in words]
 
     def forget(self, beyond: int = 0) -> None:
         """Let go of learnt words and texts if there are more than `beyond`: streams of posts have no end of them."""
-        for learnt in (self._words, self._texts):
-            if len(learnt) > beyond:
-                learnt.clear()
+        words, texts = self._known
+        # New ones in their place: another thread may be reading those.
+        self._known = Known({} if len(words) > beyond else words, {} if len(texts) > beyond else texts)
 
     @property
     def pad_id(self) -> int:
@@ -156,7 +186,7 @@ class PostTokenizer:
         """The tokeniser's own files, name to content, to be kept in checkpoints."""
         with TemporaryDirectory() as folder:
             self.tokenizer.save_pretrained(folder)
-            return {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())}
+            return {path.name: read_kept(path) for path in sorted(Path(folder).iterdir()) if path.is_file()}
 
     @classmethod
     def from_files(
@@ -167,33 +197,66 @@ class PostTokenizer:
             for name, content in files.items():
                 if Path(name).name != name:
                     raise ValueError(f"Expected plain names of tokeniser files, but got {name!r}")
-                (Path(folder) / name).write_text(content, encoding="utf-8")
+                write_kept(Path(folder) / name, content)
             return cls(folder, max_length, replace_urls)
 
+    def limit_to(self, pieces: int | None) -> None:
+        """Take no more pieces than an encoder has places for; None: it has no limit."""
+        if pieces is not None and pieces < self.max_length:
+            self.max_length = pieces
+            self.forget()
+
     def _shown(self, word: str) -> str:
+        word = word[:MAX_WORD]
         return self.replace_urls if self.replace_urls is not None and URL.fullmatch(word) else word
 
-    def _template(self) -> tuple[list[int], list[int], list[int]]:
-        """Special tokens before the post, between post and context, and after the context."""
-        (one,), (two,) = self._ids("a")[:1], self._ids("b")[:1]
-        pair = self.tokenizer("a", "b")["input_ids"]
-        first, second = pair.index(one), len(pair) - 1 - pair[::-1].index(two)
-        return pair[:first], pair[first + 1 : second], pair[second + 1 :]
 
-    def _after_single(self) -> list[int]:
-        (one,) = self._ids("a")[:1]
-        single: list[int] = self.tokenizer("a")["input_ids"]
-        return single[single.index(one) + 1 :]
+def encoder_limit(config: Mapping[str, Any]) -> int | None:
+    """Most pieces of a text encoder by its configuration; for a model that is there, `TextEncoder.piece_limit` says it.
 
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise ValueError(f"Expected the tokeniser to know the letter {text!r} as one piece, but got {len(ids)}")
-        return ids
+    >>> encoder_limit({"model_type": "roberta", "max_position_embeddings": 130, "pad_token_id": 1})
+    128
+    """
+    places = config.get("max_position_embeddings")
+    if not isinstance(places, int) or places < 1:
+        return None
+    begins_behind_padding = config.get("model_type") in _BEHIND_PADDING
+    return places - (int(config.get("pad_token_id") or 0) + 1) * begins_behind_padding
 
-    def _unknown_piece(self) -> tuple[int, ...]:
-        unknown = self.tokenizer.unk_token_id
-        return (int(self._ids("a")[0] if unknown is None else unknown),)
+
+def encoder_config(encoder: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of a text encoder that is given by it, or by a folder; of one elsewhere nothing is known."""
+    if not isinstance(encoder, str):
+        return encoder
+    path = Path(locate(encoder)) / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return config
+
+
+_BEHIND_PADDING = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod", "data2vec-text"),
+    *("longformer", "mpnet"),
+)
+"""Kinds of models that count positions from behind the padding index."""
+
+
+def read_kept(path: Path) -> str:
+    """A file's content as text; of one that is no text, such as a SentencePiece model, in base64."""
+    content = path.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        if not text.startswith(BINARY):
+            return text
+    return BINARY + base64.b64encode(content).decode()
+
+
+def write_kept(path: Path, content: str) -> None:
+    """Write a file from what `read_kept` gave."""
+    binary = content.startswith(BINARY)
+    path.write_bytes(base64.b64decode(content.removeprefix(BINARY)) if binary else content.encode())
 
 
 def _load(name: str, **options: Any) -> Any:

@@ -24,6 +24,7 @@ class SplitReport:
     Attributes:
         posts: Posts.
         fingerprint: Of the labels.
+        scheme: The tag scheme that the file is in.
         types: Entity types that its tags name.
         stray: `I-` tags that continue no entity of their type.
         duplicates: Posts whose text an earlier post of the split has.
@@ -34,6 +35,7 @@ class SplitReport:
 
     posts: int
     fingerprint: str
+    scheme: str = "IOB2"
     types: list[str] = field(default_factory=list)
     stray: int = 0
     duplicates: int = 0
@@ -66,6 +68,7 @@ class Report:
         lines = []
         for name, split in self.splits.items():
             lines.append(f"{name}: {split.posts:,} posts, labels {split.fingerprint}, types {' '.join(split.types)}")
+            lines.append(f"  tags: {split.scheme}" + (", read as IOB2" if split.scheme != "IOB2" else ""))
             if split.images is None:
                 lines.append("  images: not checked")
             else:
@@ -87,18 +90,23 @@ def verify(
     *,
     types: Sequence[str] | None = None,
     context: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
+    max_length: int = 512,
+    special: int = 2,
 ) -> Report:
     """Look for faults in a data set.
 
     Errors are: no posts, tags that are no BIO tags, entity types that are not expected, posts without tags in train or
     valid, an id twice in a split or in two splits. Warnings are: stray `I-`, missing and broken images, equal texts in
-    a split or in two splits, posts without a text in a context source, a test split without tags.
+    a split or in two splits, posts without a text in a context source, a test split without tags, posts longer than the
+    encoder, which are read in windows.
 
     Args:
         splits: The posts of each split.
         images: Folder of the images, or one for each split; None to leave images unchecked. Every image is decoded.
         types: The entity types that are expected; None for those of the training split.
         context: For each split the texts of each source, as `read_context` gives them.
+        max_length: Most word pieces of the encoder.
+        special: How many of them are special tokens.
 
     Raises:
         DataNotFoundError: If `images` names a folder that is not there.
@@ -108,7 +116,7 @@ def verify(
         report.errors.append("no posts at all")
     expected = None if types is None else set(types)
     for name, posts in splits.items():
-        split = SplitReport(len(posts), fingerprint(posts))
+        split = SplitReport(len(posts), fingerprint(posts), getattr(posts, "scheme", "IOB2"))
         report.splits[name] = split
         if not posts:
             report.errors.append(f"{name}: no posts")
@@ -117,6 +125,7 @@ def verify(
         if expected is None and name == "train":
             expected = set(split.types)
         _check_texts(name, posts, split, report)
+        _check_lengths(name, posts, max_length, special, report)
         _check_context(name, posts, (context or {}).get(name, {}), split, report)
         folder = images.get(name) if isinstance(images, Mapping) else images
         if folder is not None:
@@ -137,13 +146,16 @@ def verify(
     return report
 
 
-def verify_command(root: Path, images: Path | None = None, types: list[str] | None = None) -> int:
+def verify_command(
+    root: Path, images: Path | None = None, types: list[str] | None = None, text_encoder: str | None = None
+) -> int:
     """Check a data set: tags, images, texts, duplicates, overlap of the splits. Print what was found.
 
     Args:
         root: Folder of the data set, with train.txt, valid.txt and test.txt, or in the Snapchat layout.
         images: Folder of the images; by default looked for in the data set's folder.
         types: The entity types that are expected; by default those of the training split.
+        text_encoder: The model that is to read the posts (name or folder), for its longest post; by default 512 pieces.
 
     Returns:
         Exit code: 0 if the data set is fit for training, else 1.
@@ -159,7 +171,15 @@ def verify_command(root: Path, images: Path | None = None, types: list[str] | No
         except DataFormatError as error:
             faults.append(str(error))
     folders = {name: images or find_images(root, name) for name in splits}
-    report = verify(splits, {name: path for name, path in folders.items() if path}, types=types, context=context)
+    length: dict[str, int] = {}
+    if text_encoder is not None:
+        from mner.data.tokenizer import PostTokenizer, encoder_config, encoder_limit
+
+        tokenizer = PostTokenizer(text_encoder)
+        tokenizer.limit_to(encoder_limit(encoder_config(text_encoder)))
+        length = {"max_length": tokenizer.max_length, "special": tokenizer.max_length - tokenizer.room}
+    places = {name: path for name, path in folders.items() if path}
+    report = verify(splits, places, types=types, context=context, **length)
     if faults:
         report.errors = [error for error in report.errors if error != "no posts at all"] + faults
     for name in (name for name in SPLIT_NAMES if name not in files):
@@ -211,6 +231,16 @@ def _check_texts(name: str, posts: Sequence[Example], split: SplitReport, report
     split.duplicates = len(twice)
     if twice:
         report.warnings.append(f"{name}: {_count(twice, 'post')} with the text of an earlier one: {_some(twice)}")
+
+
+def _check_lengths(name: str, posts: Sequence[Example], max_length: int, special: int, report: Report) -> None:
+    long = [len(post.words) for post in posts if len(post.words) > max_length - special]
+    if long:
+        have = "has" if len(long) == 1 else "have"
+        report.warnings.append(
+            f"{name}: {_count(long, 'post')} {have} more words than fit into an encoder of {max_length} pieces "
+            f"(most: {max(long):,}); they are read in windows that overlap"
+        )
 
 
 def _check_context(

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, chain, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mner.batch import Batch
+from mner.data.tokenizer import Known, PostTokenizer
 
 Window = tuple[int, int]
 
@@ -44,16 +50,86 @@ def windows(sizes: Sequence[int], room: int, share: float = 1.0) -> list[Window]
         start = max(start + 1, end - (end - start) // 4)
 
 
-def stitch(parts: Sequence[Tensor], places: Sequence[Window]) -> Tensor:
-    """Emissions of a post (w, l) from those of its windows (w_k, l): where two overlap, each gives its half.
+def kept(places: Sequence[Window]) -> list[Window]:
+    """The words that each window answers for: of the words that two windows read, each has its half.
 
-    >>> stitch([torch.zeros(4, 1), torch.ones(4, 1)], [(0, 4), (2, 6)]).flatten().tolist()
-    [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    >>> kept([(0, 4), (2, 6)])
+    [(0, 3), (3, 6)]
     """
-    kept = []
-    begin = 0
-    for number, (part, (start, end)) in enumerate(zip(parts, places, strict=True)):
-        until = (places[number + 1][0] + end) // 2 if number + 1 < len(places) else end
-        kept.append(part[begin - start : until - start])
-        begin = until
-    return torch.cat(kept)
+    borders = [(following[0] + place[1]) // 2 for place, following in pairwise(places)]
+    return list(zip([0, *borders], [*borders, places[-1][1]], strict=True))
+
+
+class WindowPieces(NamedTuple):
+    """A window as the model reads it.
+
+    Attributes:
+        ids: Ids of its pieces, then of the context, with special tokens.
+        word_starts: Where the first pieces are of those words that it answers for; it reads the others beside them.
+        post_length: How many of `ids` are not context.
+        words: The words that it answers for: start and end in the post.
+    """
+
+    ids: list[int]
+    word_starts: list[int]
+    post_length: int
+    words: Window
+
+
+def encode_windows(
+    tokenizer: PostTokenizer, words: Sequence[str], context: Sequence[str], known: Known
+) -> list[WindowPieces]:
+    """A post as the model reads it, in training, evaluation and tagging alike: whole, or in windows that overlap.
+
+    Each word is in exactly one window's `word_starts`, so that it is scored once and its gold counts once; the words
+    beside are read by the text encoder alone. In training each window is an example of its own: its words' CRF does not
+    see the transition to the next window's first word, and any strategy's losses stay as they are. In evaluation and
+    tagging the emissions of a post's windows are put together (`whole_posts`) and decoded as one sequence.
+
+    Args:
+        tokenizer: The tokeniser.
+        words: The words.
+        context: Texts beside the post; each window has them.
+        known: Pieces, as `tokenizer.learn` gave them.
+    """
+    if len(words) <= tokenizer.room:
+        return [WindowPieces(*tokenizer.encode_plain(words, context, known), (0, len(words)))]
+    sizes = [len(known.words[word]) for word in words]
+    places = windows(sizes, tokenizer.room, 0.75 if any(context) else 1.0)
+    found = []
+    for (start, end), (begin, until) in zip(places, kept(places), strict=True):
+        ids, starts, post_length = tokenizer.encode_plain(words[start:end], context, known)
+        found.append(WindowPieces(ids, starts[begin - start : until - start], post_length, (begin, until)))
+    return found
+
+
+def whole_posts(scores: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+    """Scores (rows, w, l) of a batch with windows as those of its posts (b, w', l), and what decoding needs of them.
+
+    Args:
+        scores: Emissions or log posteriors of each row.
+        batch: The batch; one without `windows` comes back as it is.
+
+    Returns:
+        The scores, and a batch with `word_mask`, `words`, `id`, `image_id`, `has_image` and, if there are, `tags`.
+    """
+    if "windows" not in batch:
+        return scores, batch
+    lengths = batch["word_mask"].sum(1).tolist()
+    ends = list(accumulate(batch["windows"]))
+    rows = [range(end - count, end) for end, count in zip(ends, batch["windows"], strict=True)]
+
+    def joined(values: Tensor) -> Tensor:
+        posts = [torch.cat([values[row, : lengths[row]] for row in some]) for some in rows]
+        return pad_sequence(posts, batch_first=True)
+
+    whole = Batch(
+        word_mask=joined(batch["word_mask"]),
+        words=[tuple(chain.from_iterable(batch["words"][row] for row in some)) for some in rows],
+        id=[batch["id"][some[0]] for some in rows],
+        image_id=[batch["image_id"][some[0]] for some in rows],
+        has_image=batch["has_image"][[some[0] for some in rows]],
+    )
+    if "tags" in batch:
+        whole["tags"] = joined(batch["tags"])
+    return joined(scores), whole

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mner.batch import Batch
+from mner.data.windows import whole_posts
 from mner.encoders.image import ImageEncoder
 from mner.encoders.text import TextEncoder
 from mner.labels import Span
@@ -128,7 +129,7 @@ class FusionModule(TaggingModule):
 
     def forward(self, batch: Batch) -> list[list[int]]:
         """The best label sequence of each post."""
-        return self.decode(self.label_scores(batch), batch)
+        return self.decode(*whole_posts(self.label_scores(batch), batch))
 
     def label_scores(self, batch: Batch) -> Tensor:
         """What is decoded (b, w, l): log posteriors for a strategy that defines `posterior`, else emissions."""

@@ -16,6 +16,7 @@ from mner.data.datamodules.base import MNERDataModule
 from mner.data.dataset import Item, MNERDataset
 from mner.data.examples import Example
 from mner.data.formats.predictions import Prediction
+from mner.data.windows import whole_posts
 from mner.fusion.base import FusionModule
 
 
@@ -130,14 +131,14 @@ class PairEmissions:
             known: Any = self.of_image(image if self.images else text)
             item.update(known)
         batch = to_device(self.collate(items), runner.device)
-        if self.separate and len(set(texts)) == 1:
+        if self.separate and len(set(texts)) == 1 and "windows" not in batch:
             first = cast(Batch, {name: cast(Any, value)[:1] for name, value in batch.items()})
             words = model.encode(first).expand(len(texts), -1, -1)
             emissions = model.emit(words, batch["word_mask"], *model.regions(batch))
         else:
-            emissions = model.label_scores(batch)
+            emissions, batch = whole_posts(model.label_scores(batch), batch)
         found = emissions.float().cpu().numpy()
-        return [found[row, : len(item["word_starts"])] for row, item in enumerate(items)]
+        return [found[row, : len(words)] for row, words in enumerate(batch["words"])]
 
     def of_image(self, post: int) -> dict[str, Any]:
         """What an item has from a post's image: its raw regions (r, f) and what is needed of them; kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,15 +14,12 @@ from mner.data.batching import Collate
 from mner.data.dataset import Item
 from mner.data.examples import Example
 from mner.data.inputs import OF_REGIONS
-from mner.data.tokenizer import PostTokenizer
-from mner.data.windows import Window, stitch, windows
+from mner.data.tokenizer import MAX_WORD, PostTokenizer
+from mner.data.windows import encode_windows
 from mner.data.word_splitter import Word, readable
 from mner.fusion.base import FusionModule
 from mner.labels import spans
 from mner.tagger.image_processor import NOTHING, Seen
-
-MAX_WORD = 1_000
-"""Characters of a word that the model reads."""
 
 
 class Section(NamedTuple):
@@ -45,8 +43,9 @@ class Found(NamedTuple):
 class Decoder:
     """Tags sections with a model.
 
-    A section that is too long for the encoder is read in windows that overlap. Their emissions are put together, and
-    the CRF decodes the section as a whole, so that no word is lost and no entity is cut at a window's edge.
+    A section that is too long for the encoder is read in windows that overlap, as in training and evaluation. Their
+    emissions are put together, and the CRF decodes the section as a whole, so that no word is lost and no entity is cut
+    at a window's edge.
 
     Args:
         model: The model, in evaluation mode.
@@ -62,18 +61,17 @@ class Decoder:
     @torch.no_grad()
     def __call__(self, sections: Sequence[Section], batch_size: int) -> list[Found]:
         """Tags and entities of each section."""
-        places = [self._windows(section) for section in sections]
-        rows = [(number, window) for number, some in enumerate(places) for window in some]
-        items = [self.item(sections[number], window) for number, window in rows]
-        order = sorted(range(len(rows)), key=lambda row: len(items[row]["token_ids"]))
+        windows = [self.items(section) for section in sections]
+        rows = [(number, item) for number, some in enumerate(windows) for item in some]
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]["token_ids"]))
         found: dict[int, Found] = {}
         parts: dict[int, Tensor] = {}  # by row: emissions (w, l) of a window
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            batch = self.batch([items[row] for row in chosen])
+            batch = self.batch([rows[row][1] for row in chosen])
             emissions = self.model.label_scores(batch)
-            if any(len(places[rows[row][0]]) > 1 for row in chosen):
-                parts |= {row: emissions[place, : len(items[row]["word_starts"])] for place, row in enumerate(chosen)}
+            if any(len(windows[rows[row][0]]) > 1 for row in chosen):
+                parts |= {row: emissions[place, : len(batch["words"][place])] for place, row in enumerate(chosen)}
             else:
                 results = self._best(emissions, batch)
                 found |= {rows[row][0]: result for row, result in zip(chosen, results, strict=True)}
@@ -81,31 +79,33 @@ class Decoder:
         for row in sorted(parts):
             joined.setdefault(rows[row][0], []).append(parts[row])
         for number, some in joined.items():
-            emissions = stitch(some, places[number])[None]  # (1, w, l)
+            emissions = torch.cat(some)[None]  # (1, w, l)
             found[number] = self._best(emissions, self._bare_batch(sections[number], emissions))[0]
         return [found[number] for number in range(len(sections))]
 
-    def item(self, section: Section, window: Window | None = None) -> Item:
-        """A section, or some of its words, as `Collate` takes it."""
-        start, end = window or (0, len(section.words))
-        words = _shown(section.words[start:end])
-        pieces = self.tokenizer.encode(words, section.context)
-        seen, known = section.seen, section.seen.known
-        return Item(
-            token_ids=pieces.ids,
-            post_length=pieces.post_length,
-            word_starts=pieces.word_starts,
-            tags=None,
-            image=seen.image,
-            image_mask=seen.image_mask,
-            regions=seen.regions,
-            boxes=None if known is None else known.boxes,
-            scores=None if known is None else known.scores,
-            groups=None if known is None else known.groups,
-            object_names=list(section.object_names),
-            relation=section.relation,
-            example=Example(str(section.post), None, words, None, section.context),
-        )
+    def items(self, section: Section) -> list[Item]:
+        """A section as `Collate` takes it: an item for each of its windows."""
+        words = _shown(section.words)
+        known = self.tokenizer.learn(words, section.context)
+        seen, found = section.seen, section.seen.known
+        return [
+            Item(
+                token_ids=np.asarray(ids, dtype=np.int32),
+                post_length=post_length,
+                word_starts=np.asarray(starts, dtype=np.int32),
+                tags=None,
+                image=seen.image,
+                image_mask=seen.image_mask,
+                regions=seen.regions,
+                boxes=None if found is None else found.boxes,
+                scores=None if found is None else found.scores,
+                groups=None if found is None else found.groups,
+                object_names=list(section.object_names),
+                relation=section.relation,
+                example=Example(str(section.post), None, words[begin:end], None, section.context),
+            )
+            for ids, starts, post_length, (begin, end) in encode_windows(self.tokenizer, words, section.context, known)
+        ]
 
     def batch(self, items: Sequence[Item]) -> Batch:
         """Items as a batch on the model's device."""
@@ -125,12 +125,6 @@ class Decoder:
         batch = collate(items)
         moved: Any = {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in batch.items()}
         return cast(Batch, moved)
-
-    def _windows(self, section: Section) -> list[Window]:
-        if len(section.words) <= self.tokenizer.room:
-            return [(0, len(section.words))]
-        sizes = self.tokenizer.piece_counts(_shown(section.words))
-        return windows(sizes, self.tokenizer.room, 0.75 if any(section.context) else 1.0)
 
     def _bare_batch(self, section: Section, emissions: Tensor) -> Batch:
         """What decoding needs of a section whose windows were read apart."""

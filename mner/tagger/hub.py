@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 import mner
-from mner.data.tokenizer import PostTokenizer
+from mner.data.tokenizer import PostTokenizer, read_kept, write_kept
 from mner.encoders.own_model import CLASS
 from mner.encoders.text import ADAPTERS
 from mner.errors import CheckpointError
@@ -119,7 +119,7 @@ def save_parts(
         "licence": licence,
     }
     for name, content in files.items():
-        (place / name).write_text(content, encoding="utf-8")
+        write_kept(place / name, content)
     (place / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return config
 
@@ -233,7 +233,7 @@ def _public(value: Any) -> Any:
 def _download(name: str, revision: str | None, token: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [CONFIG, WEIGHTS, CARD, "*.json", "*.txt", "*.model", "*.jinja"]
+    patterns = [CONFIG, WEIGHTS, CARD, "*.json", "*.txt", "*.model", "*.spm", "*.bpe", "*.jinja"]
     try:
         return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=patterns))
     except Exception as error:  # no network, no such repository, no access, no valid name: the hub has many errors
@@ -265,7 +265,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_file(folder: Path, name: object) -> str:
-    """A text file of the folder itself.
+    """A file of the folder itself, as `read_kept` gives it.
 
     Raises:
         CheckpointError: If it has no plain name, or cannot be read.
@@ -273,7 +273,7 @@ def read_file(folder: Path, name: object) -> str:
     if not isinstance(name, str) or not name or Path(name).name != name:
         raise CheckpointError(f"Expected plain names of files in {folder}, but got {name!r}")
     try:
-        return (folder / name).read_text(encoding="utf-8")
+        return read_kept(folder / name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"Expected a file {name} in {folder}, but it cannot be read ({error})") from error
 

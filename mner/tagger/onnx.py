@@ -148,7 +148,7 @@ def _batches(tagger: Tagger) -> list[dict[str, Tensor]]:
             Section(0, [Word(word, 0, 0) for word in text.split()], (context,) if tagger.sources else (), seen(count))
             for (text, context), count in zip(_POSTS, regions, strict=False)
         ]
-        made: dict[str, Any] = dict(decoder.batch([decoder.item(section) for section in sections]))
+        made: dict[str, Any] = dict(decoder.batch([decoder.items(section)[0] for section in sections]))
         names = list(_TEXT)
         if hasattr(model, "characters") or model.text_encoder.reads_characters:
             made["characters"] = padded_characters(made["words"], made["word_mask"].shape[1])

@@ -76,7 +76,7 @@ class Post:
 
     @classmethod
     def of(cls, given: Post | str | Sequence[str] | Mapping[str, Any]) -> Post:
-        """A post from itself, a text, a list of words, or a mapping of a post's attributes.
+        """A post from itself, a text, a list of its words, or a mapping of a post's attributes.
 
         >>> Post.of("Anna visits Lagos").text, Post.of(["Anna", "visits", "Lagos"]).words
         ('Anna visits Lagos', ['Anna', 'visits', 'Lagos'])
@@ -164,6 +164,27 @@ class Tagged(list[Entity]):
         from mner.html import entities_html
 
         return entities_html(self.text, self)
+
+
+def posts_of(given: Any, image: Any = None, context: Context = None, words: Any = None) -> Post | list[Post]:
+    """What a tagger was called with, as a post, or as a list of posts. A list is always one of posts.
+
+    Raises:
+        ValueError: If an image, a context or words are given beside a list or a whole post; or nothing is given.
+        TypeError: If it is something else.
+
+    >>> posts_of(["Anna", "Lagos"]) == [Post("Anna"), Post("Lagos")]
+    True
+    >>> posts_of(None, words=["Anna", "visits", "Lagos"]).words
+    ['Anna', 'visits', 'Lagos']
+    """
+    if given is None or isinstance(given, str):
+        return Post(text=given, words=words, image=image, context=context)
+    if image is not None or context is not None or words is not None:
+        raise ValueError("Expected images, contexts and words inside of the posts: Post(text, image=…)")
+    if isinstance(given, Sequence) and not isinstance(given, (bytes, bytearray)):
+        return [Post.of(post) for post in given]
+    return Post.of(given)
 
 
 def _check_strings(value: Any, name: str) -> None:

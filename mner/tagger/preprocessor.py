@@ -236,11 +236,17 @@ def tokenizer_of(model: FusionModule, data: Mapping[str, Any]) -> PostTokenizer:
     Raises:
         CheckpointError: If it has neither.
     """
-    if data.get("tokenizer"):
-        return PostTokenizer.from_files(data["tokenizer"], data.get("max_length"), data.get("replace_urls"))
     name = model.hparams.get("text_encoder")
-    if isinstance(name, str):
-        return PostTokenizer(name)
+    if data.get("tokenizer"):
+        tokenizer = PostTokenizer.from_files(data["tokenizer"], data.get("max_length"), data.get("replace_urls"))
+    elif isinstance(name, str):
+        tokenizer = PostTokenizer(name)
+    else:
+        tokenizer = None
+    if tokenizer is not None:
+        tokenizer.limit_to(data.get("piece_limit"))
+        tokenizer.limit_to(getattr(getattr(model, "text_encoder", None), "piece_limit", None))
+        return tokenizer
     raise CheckpointError(
         "The checkpoint holds no tokeniser, since it was saved without a data module, and it does not name its text "
         "encoder either; give `tokenizer`, the PostTokenizer of the training posts"

@@ -98,7 +98,7 @@ def pictures_of(
         0, prepared.words, prepared.context, prepared.seen, prepared.object_names, prepared.relation
     )
     with torch.no_grad(), capture_attention(decoder.model) as seen:
-        decoder.model.label_scores(decoder.batch([decoder.item(section)]))
+        decoder.model.label_scores(decoder.batch(decoder.items(section)))
     if not seen.maps:
         return [plain]
     weights = _of_first_picture(list(seen.maps.values())[-1][0].cpu(), prepared.seen)  # (queries, r)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from mner.data.tokenizer import PostTokenizer
-from mner.data.word_splitter import Splitter, Style, style_of
+from mner.data.word_splitter import STYLES, Splitter, Style, style_of
 from mner.errors import CheckpointError
 from mner.fusion.base import FusionModule
-from mner.runtime import pick_device
+from mner.runtime import Turns, pick_device
 from mner.tagger.decoder import Decoder, Found, Section
 from mner.tagger.image_processor import NOTHING, Sight
-from mner.tagger.post import Context, Entity, Post, Tagged, groups
+from mner.tagger.post import Context, Entity, Post, Tagged, groups, posts_of
 from mner.tagger.preprocessor import ImageWarning, Prepared, Preparer, tokenizer_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ AnyPost = Post | str | Sequence[str] | Mapping[str, Any]
 class Tagger:
     """Finds entities in new posts with a trained model.
 
-    Text is split, and context and images are prepared, as the checkpoint says that they were in training.
+    Text is split, and context and images are prepared, as the checkpoint says that they were in training. Threads can
+    share a tagger: they take turns, some batches each.
 
     Args:
         model: A model from a checkpoint.
@@ -85,6 +86,7 @@ class Tagger:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")
+        self.turns = Turns()
         self.device = pick_device(device)
         self.model = model.eval().to(self.device)
         self.labels = list(model.labels)
@@ -93,7 +95,8 @@ class Tagger:
         self.tokenizer = tokenizer or tokenizer_of(model, self.data)
         self.decoder = Decoder(self.model, self.tokenizer, self.device)
         self.sight = Sight(model, self.data, self.device, encoder, image_weights)
-        style = words if words is not None else style_of(self.data.get("name"))
+        found = (self.data.get("words") or {}).get("style")  # checkpoints of before say nothing of it
+        style = words or (found if found in STYLES else style_of(self.data.get("name")))
         self.prepare = Preparer(self.data, self.tokenizer, self.sight, style, captioner, caption_source)
         self.sources = self.prepare.sources
         self.scores: dict[str, float] = {}
@@ -217,48 +220,44 @@ class Tagger:
         return push_model(self.model, repository, scores, licence, self.tokenizer, private, token)
 
     @overload
-    def __call__(self, text_or_words: list[Post] | list[dict[str, Any]] | list[list[str]]) -> list[Tagged]: ...
+    def __call__(self, posts: list[Any] | tuple[Any, ...]) -> list[Tagged]: ...
 
     @overload
     def __call__(
         self,
-        text_or_words: str | Sequence[str] | Post,
+        posts: str | Post | Mapping[str, Any] | None = None,
         image: Image | bytes | str | os.PathLike[str] | Sequence[Image | bytes | str | os.PathLike[str]] | None = None,
         context: Context = None,
+        *,
+        words: Sequence[str] | None = None,
     ) -> Tagged: ...
 
-    def __call__(self, text_or_words: Any, image: Any = None, context: Any = None) -> Any:
+    def __call__(self, posts: Any = None, image: Any = None, context: Any = None, *, words: Any = None) -> Any:
         """The entities of a post, or of each of a list of posts.
 
         Args:
-            text_or_words: A text; the words of one post; or a list of posts, each a text, a list of words, a `Post` or
-                a mapping of its attributes. A list of strings is the words of one post, unless one of them has a space
-                in it: then they are texts. (`stream` takes every string for a text.)
-            image: From PIL, or the bytes or path of an image file, or a list of those. One that cannot be read is
-                warned of.
-            context: Text of one source, a list of texts in the order of the sources in training, or a mapping from the
-                names of sources to texts.
+            posts: A text, a `Post`, or a mapping of its attributes; or a list of such. A list is always one of posts.
+            image: Of one text: from PIL, or the bytes or path of an image file, or a list of those. One that cannot be
+                read is warned of.
+            context: Of one text: text of one source, a list of texts in the order of the sources in training, or a
+                mapping from the names of sources to texts.
+            words: The words of one post, in place of a text.
 
         Returns:
             A `Tagged`, which is a list of `Entity`, in order; or a list of them for a list of posts.
+
+        Raises:
+            ValueError: If an image, a context or words are given beside a list, a `Post` or a mapping; or nothing is.
         """
-        if _is_list_of_posts(text_or_words):
-            if image is not None or context is not None:
-                raise ValueError("Expected images and context inside of the posts of a list: Post(text, image=…)")
-            return list(self.stream(text_or_words, ahead=AHEAD))
-        if isinstance(text_or_words, (Post, Mapping)):
-            post = Post.of(text_or_words)
-        elif isinstance(text_or_words, str):
-            post = Post(text=text_or_words, image=image, context=context)
-        else:
-            post = Post(words=text_or_words, image=image, context=context)
-        return next(self.stream([post]))
+        given = posts_of(posts, image, context, words)
+        return list(self.stream(given, ahead=AHEAD)) if isinstance(given, list) else next(self.stream([given]))
 
     def stream(self, posts: Iterable[AnyPost], batch_size: int | None = None, ahead: int = 1) -> Iterator[Tagged]:
         """Tag posts as they come, in order.
 
         Args:
-            posts: Texts, lists of words, `Post` objects or mappings of their attributes; as many as you like.
+            posts: Texts, `Post` objects, mappings of their attributes, or lists of the words of one post each; as many
+                as you like.
             batch_size: Posts that are tagged together; None for the tagger's own.
             ahead: Batches to read before the first is tagged. Posts of similar length then share a batch, which is
                 faster where they come at once; of posts with images no more than one batch is ever held.
@@ -267,33 +266,33 @@ class Tagger:
         if size < 1 or ahead < 1:
             raise ValueError(f"Expected `batch_size` and `ahead` to be at least 1, but got {size} and {ahead}")
         for group in groups(map(Post.of, posts), size, ahead):
-            yield from self.finish(self.prepare(group), size)
+            with self.turns:
+                tagged = self.finish(self.prepare(group), size)
+            yield from tagged
 
-    def render(self, posts: Any, image: Any = None, context: Any = None, attention: bool = True) -> Rendering:
+    def render(
+        self, posts: Any = None, image: Any = None, context: Any = None, attention: bool = True, *, words: Any = None
+    ) -> Rendering:
         """Posts with their entities marked, their images, contexts, and where the model looked, as HTML.
 
         Notebooks show it; `.save(path)` writes a page that needs nothing else.
 
         Args:
-            posts: As for a call: a text, the words of a post, or a list of posts.
+            posts: As for a call: a text or a post, or a list of such.
             image: As for a call.
             context: As for a call.
             attention: Draw attention over the image, where the model has some.
+            words: As for a call.
         """
         from mner.tagger.render import Rendering, pictures_of, post_html
 
-        if _is_list_of_posts(posts):
-            given = [Post.of(post) for post in posts]
-        elif isinstance(posts, (Post, Mapping)):
-            given = [Post.of(posts)]
-        else:
-            text, words = (posts, None) if isinstance(posts, str) else (None, posts)
-            given = [Post(text=text, words=words, image=image, context=context)]
+        given = posts_of(posts, image, context, words)
         parts = []
-        for post in given:
-            (prepared,) = self.prepare([post])
-            (tagged,) = self.finish([prepared])
-            pictures = pictures_of(self.decoder, self.sight, prepared, tagged, attention)
+        for post in given if isinstance(given, list) else [given]:
+            with self.turns:
+                (prepared,) = self.prepare([post])
+                (tagged,) = self.finish([prepared])
+                pictures = pictures_of(self.decoder, self.sight, prepared, tagged, attention)
             parts.append(post_html(tagged, self.sources, pictures))
         return Rendering(parts)
 
@@ -333,9 +332,3 @@ def _tagged(post: Prepared, found: Sequence[Found]) -> Tagged:
         image_problem=post.opened.problem,
         context=post.context,
     )
-
-
-def _is_list_of_posts(value: Any) -> bool:
-    if isinstance(value, (str, Post, Mapping)) or not isinstance(value, Sequence):
-        return False
-    return any(not isinstance(element, str) or " " in element for element in value)

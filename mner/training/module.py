@@ -17,6 +17,7 @@ from mner.batch import Batch
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.formats.predictions import Prediction, ScoredSpan
 from mner.data.recipe import check_inputs, check_restored
+from mner.data.windows import whole_posts
 from mner.labels import MODES, Span, spans
 from mner.metrics import SpanF1
 from mner.training.checkpoint import accept, load_module, write_extras
@@ -107,7 +108,7 @@ class TaggingModule(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch of the test split."""
-        paths = self._evaluate(batch, "test")
+        paths, batch = self._evaluate(batch, "test")
         gold = self._names(batch["tags"].tolist(), [len(words) for words in batch["words"]])
         self._tested += zip(gold, self._names(paths), strict=True)
 
@@ -130,7 +131,7 @@ class TaggingModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Tags and entities of each post, with the probability of each entity."""
-        label_scores = self.label_scores(batch)
+        label_scores, batch = whole_posts(self.label_scores(batch), batch)
         pred = self._names(self.decode(label_scores, batch))
         found = [spans(tags) for tags in pred]
         scores = self.entity_scores(label_scores, batch, found)
@@ -153,8 +154,8 @@ class TaggingModule(pl.LightningModule):
             for row in range(len(pred))
         ]
 
-    def _evaluate(self, batch: Batch, stage: str) -> list[list[int]]:
-        scores = self.label_scores(batch)
+    def _evaluate(self, batch: Batch, stage: str) -> tuple[list[list[int]], Batch]:
+        scores, batch = whole_posts(self.label_scores(batch), batch)
         size = len(batch["id"])
         self.log(f"{stage}/loss", self.evaluation_loss(scores, batch), batch_size=size, on_epoch=True, sync_dist=True)
         paths = self.decode(scores, batch)
@@ -162,7 +163,7 @@ class TaggingModule(pl.LightningModule):
         pred = torch.tensor([path + [0] * (w - len(path)) for path in paths])  # the metric counts on the host
         for mode in MODES:
             self.metrics[f"{stage}_{mode}"].update(pred, batch["tags"], batch["word_mask"])
-        return paths
+        return paths, batch
 
     def _log_scores(self, stage: str) -> None:
         for mode in MODES:

@@ -76,11 +76,6 @@ def test_unknown_tag_names_the_post(tokenizer):
         MNERDataset([Example("9", None, ("x",), ("B-DOG",))], LABELS, tokenizer)
 
 
-def test_too_long_post_is_named(bert_folder):
-    with pytest.raises(ValueError, match="Post '9': the post has 9 words"):
-        MNERDataset([Example("9", None, tuple("abcdefghi"))], LABELS, PostTokenizer(bert_folder, max_length=6))
-
-
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize(("n", "replicas"), [(23, 1), (23, 2), (64, 3), (2, 2), (5, 4)])
 def test_every_post_once_and_as_many_batches_in_each_process(n, replicas, shuffle):

@@ -2,9 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mner.data.word_splitter import split_words, style_of
-
-STYLES = ("twitter2015", "twitter2017")
+from mner.data.word_pieces import FORMAT_CHARACTERS
+from mner.data.word_splitter import STYLES, split_words, style_of
 
 
 def words(text, style):
@@ -30,7 +29,7 @@ def words(text, style):
         ("ok :) :-( :D", "ok : ) : - ( : D", "ok :) :-( :D"),
         ("U10s and 3D", "U10s and 3D", "U10s and 3 D"),
         ("win🏀💯 👍🏽", "win 🏀💯 👍🏽", "win 🏀 💯 👍 🏽"),
-        ("❤️", "❤️", "❤ \ufe0f"),
+        ("❤️", "❤️", "❤️"),
         ("Beyoncé Zoe\u0308 नमस्ते дом 東京", "Beyoncé Zoe\u0308 नमस्ते дом 東京", "Beyoncé Zoe\u0308 नमस्ते дом 東京"),
         ("a\u00a0b\u2028c\tde\r\nf", "a b c de f", "a b c de f"),
         ("", "", ""),
@@ -48,10 +47,11 @@ def test_each_character_is_in_one_word_or_white_space(style, text):
     end = 0
     for word in split_words(text, style):
         assert word.text == text[word.start : word.end] != ""
-        assert not any(character.isspace() for character in word.text) or word.text in "\x1c\x1d\x1e\x1f"
-        assert text[end : word.start].strip() == ""
+        assert not any(character.isspace() for character in word.text if character not in "\x1c\x1d\x1e\x1f")
+        assert FORMAT_CHARACTERS.sub("", text[end : word.start]).strip() == ""
+        assert FORMAT_CHARACTERS.sub("", word.text) != ""
         end = word.end
-    assert text[end:].strip() == ""
+    assert FORMAT_CHARACTERS.sub("", text[end:]).strip() == ""
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -62,10 +62,44 @@ def test_splitting_again_changes_nothing(style, parts):
     assert again == once
 
 
+UNSEEN = ["\u200b", "\u00ad", "\u200c", "\u200d", "\u200e", "\u200f", "\u2060", "\ufeff", "\ufe0f", "\U000e0067"]
+PLAIN = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).map(lambda text: FORMAT_CHARACTERS.sub("", text))
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(text=PLAIN | st.sampled_from(["don't", "U.S. O'Neill", "@a_b #1st 👍🏽 ok", "今天 กรุง x"]), data=st.data())
+def test_format_characters_split_nothing(style, text, data):
+    marks = data.draw(st.lists(st.sampled_from(["", "", *UNSEEN]), min_size=len(text) + 1, max_size=len(text) + 1))
+    marked = marks[0] + "".join(character + mark for character, mark in zip(text, marks[1:], strict=True))
+    found = split_words(marked, style)
+    assert [FORMAT_CHARACTERS.sub("", word.text) for word in found] == words(text, style)
+    assert all(word.text == marked[word.start : word.end] for word in found)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_emoji_keep_what_changes_them(style):
+    for emoji in ("❤\ufe0f", "🏴\U000e0067\U000e0062\U000e007f", "👨\u200d"):
+        assert words(f"go {emoji} !", style) == ["go", emoji, "!"]
+    family = "👨\u200d👩\u200d👧"
+    assert (words(family, style) == [family]) is (style != "twitter2017")
+
+
+def test_other_styles():
+    text = "don't O'Neill U.S. 3.5 go... #a @b_c well-known, 7:30pm"
+    assert words(text, "whitespace") == text.split()
+    expected = "do n't O'Neill U.S. 3.5 go ... #a @b_c well-known , 7 : 30pm".split()
+    assert words(text, "treebank") == expected
+    assert words("今天 iPhone15好用", "characters") == ["今", "天", "iPhone15", "好", "用"]
+    assert words("ที่นี่", "characters") == ["ที่", "นี่"]
+    for script in ("東京タワー", "ກຂຄ", "កខគ", "ကခဂ"):
+        assert len(words(script, "characters")) == len(script)
+
+
 def test_time_grows_with_length_only():
     for text in ("a" * 300_000, "@" * 300_000, "1," * 150_000, "http" * 75_000, "&-" * 150_000, "\ufe0f" * 300_000):
         for style in STYLES:
-            assert sum(len(word.text) for word in split_words(text, style)) == len(text)
+            seen = len(FORMAT_CHARACTERS.sub("", text))  # of what is not seen there is no word
+            assert sum(len(word.text) for word in split_words(text, style)) == seen
 
 
 def test_unknown_style_is_named():

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 import mner.tagger.preprocessor
 import mner.tagger.tagger
-from mner.data.tokenizer import PostTokenizer
-from mner.data.windows import stitch, windows
+from mner.data.tokenizer import MAX_WORD, PostTokenizer
+from mner.data.windows import kept, windows
 from mner.data.word_splitter import Word
 from mner.fusion import Concatenation, TextOnly
 from mner.labels import bio_labels
-from mner.tagger.decoder import MAX_WORD, Section
+from mner.tagger.decoder import Section
 from mner.tagger.post import Post
 from mner.tagger.tagger import Tagger
 
@@ -46,31 +46,33 @@ def test_windows_hold_every_word_and_fit(sizes, room):
 
 
 @given(count=st.integers(1, 60), room=st.integers(1, 12))
-def test_stitching_gives_each_word_once(count, room):
-    whole = torch.arange(2 * count).view(count, 2)
+def test_each_word_is_in_one_window(count, room):
     places = windows([1] * count, room)
-    assert torch.equal(stitch([whole[start:end] for start, end in places], places), whole)
+    answered = kept(places)
+    assert [word for begin, until in answered for word in range(begin, until)] == list(range(count))
+    assert all(start <= begin < until <= end for (start, end), (begin, until) in zip(places, answered, strict=True))
 
 
 def test_each_word_gets_a_tag(tagger):
     assert tagger.tokenizer.room == 10
     for count in (10, 11, 60):
         words = [f"w{number}" for number in range(count)]
-        found = tagger(words)
+        found = tagger(words=words)
         assert len(found.tags) == count
         assert set(found.tags) <= set(LABELS)
 
 
 def test_emissions_of_windows_are_those_of_the_windows(tagger):
-    words = [Word(f"w{number % 7}", 0, 2) for number in range(23)]
-    section = Section(0, words)
-    places = windows(tagger.tokenizer.piece_counts([word.text for word in words]), tagger.tokenizer.room)
+    words = [f"w{number % 7}" for number in range(23)]
+    section = Section(0, [Word(word, 0, 2) for word in words])
+    places = windows(tagger.tokenizer.piece_counts(words), tagger.tokenizer.room)
     assert len(places) > 2
     parts = []
-    for place in places:
+    for (start, end), (begin, until) in zip(places, kept(places), strict=True):
+        whole = tagger.decoder.items(Section(0, section.words[start:end]))  # all words of the window
         with torch.no_grad():
-            parts.append(tagger.model.emissions(tagger.decoder.batch([tagger.decoder.item(section, place)]))[0])
-    joined = stitch(parts, places)
+            parts.append(tagger.model.emissions(tagger.decoder.batch(whole))[0, begin - start : until - start])
+    joined = torch.cat(parts)
     expected = [LABELS[index] for index in tagger.model.crf.decode(joined[None])[0]]
     assert tagger.decoder([section], 2)[0].tags == expected
 
@@ -101,21 +103,22 @@ def test_context_leaves_room_for_the_post(tagger, bert_folder):
     tagger = Tagger(model, tokenizer=PostTokenizer(bert_folder, max_length=12), device="cpu")
     found = tagger("a b c d e f g h i j k l m n", context="x " * 100_000)
     assert len(found.tags) == 14
-    item = tagger.decoder.item(Section(0, found.words, found.context), (0, 5))
-    assert item["post_length"] < len(item["token_ids"]) <= 12
+    items = tagger.decoder.items(Section(0, found.words, found.context))
+    assert len(items) > 1
+    assert all(item["post_length"] < len(item["token_ids"]) <= 12 for item in items)
 
 
 def test_huge_words_cost_little(tagger, bert_folder):
     found = tagger("a" * 3_000_000 + " Anna")
     assert len(found.tags) == 2
-    assert len(tagger.decoder.item(Section(0, found.words))["example"].words[0]) == MAX_WORD
+    assert len(tagger.decoder.items(Section(0, found.words))[0]["example"].words[0]) == MAX_WORD
     characters = Tagger(Concatenation(LABELS, text_encoder=bert_folder, region_width=4), device="cpu")
     assert len(characters("a" * 1_000_000).tags) == 1
 
 
 def test_learnt_words_are_forgotten(tagger, monkeypatch):
     monkeypatch.setattr(mner.tagger.preprocessor, "KNOWN_WORDS", 20)
-    sizes = [len(tagger.tokenizer._words) for _ in tagger.stream((f"x{n} y{n}" for n in range(200)), 4)]
+    sizes = [len(tagger.tokenizer._known.words) for _ in tagger.stream((f"x{n} y{n}" for n in range(200)), 4)]
     assert max(sizes) <= 20 + 8
 
 

@@ -112,7 +112,7 @@ def test_maps_are_those_of_the_model(tagger, image, monkeypatch):
     drawn = []
     monkeypatch.setattr(mner.tagger.render, "_looked", lambda tagger, prepared, weights: drawn.append(weights) or image)
     pictures = pictures_of(tagger.decoder, tagger.sight, prepared, tagged)
-    batch = tagger.decoder.batch([tagger.decoder.item(Section(0, prepared.words, prepared.context, prepared.seen))])
+    batch = tagger.decoder.batch(tagger.decoder.items(Section(0, prepared.words, prepared.context, prepared.seen)))
     with torch.no_grad(), capture_attention(tagger.model) as seen:
         tagger.model.emissions(batch)
     (weights,) = list(seen.maps.values())[-1]  # (w, r)
@@ -199,7 +199,7 @@ def test_several_posts(tagger):
     rendering = tagger.render([Post("Anna one", context="x"), {"text": "Bo two", "context": "y"}])
     assert len(rendering.parts) == 2
     assert "Anna one" in Parsed(rendering.parts[0]).text
-    assert "Bo two" in Parsed(tagger.render(["Bo", "two"], context="x").page()).text
+    assert "Bo two" in Parsed(tagger.render(words=["Bo", "two"], context="x").page()).text
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

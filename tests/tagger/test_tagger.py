@@ -99,9 +99,9 @@ def test_same_as_predict_on_text(text_model, text_tagger, tmp_path):
     posts = predicted(*text_model, tmp_path)
     assert any(post.entities for post in posts)  # else the comparison says nothing
     for post in posts:
-        same(text_tagger(list(post.words)), post)
+        same(text_tagger(words=list(post.words)), post)
         text = " ".join(post.words)
-        if len(split_words(text, "twitter2017")) == len(post.words):
+        if len(split_words(text, text_tagger.prepare.style)) == len(post.words):
             same(text_tagger(text), post)
     for tagged, post in zip(text_tagger([list(post.words) for post in posts]), posts, strict=True):
         same(tagged, post)
@@ -123,7 +123,7 @@ def test_same_as_predict_with_images(image_model, image_tagger, posts_folder, tm
         same(one, post)
     assert [one.image_problem for one in tagged] == ["", "", "missing", "not an image", "", ""]
     # The same picture as bytes; without the picture, other scores.
-    assert image_tagger(list(posts[0].words), images[0].read_bytes()) == tagged[0]
+    assert image_tagger(words=list(posts[0].words), image=images[0].read_bytes()) == tagged[0]
     without = list(image_tagger.stream([list(post.words) for post in posts]))
     assert not any(one.has_image for one in without)
     assert [[e.score for e in one] for one in without] != [[e.score for e in one] for one in tagged]
@@ -141,7 +141,7 @@ def test_same_as_predict_with_stored_features(regions, tmp_path, posts_folder, b
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImageWarning)
         for post in posts:
-            same(tagger(list(post.words), posts_folder / "images" / f"{post.image_id}.jpg"), post)
+            same(tagger(words=list(post.words), image=posts_folder / "images" / f"{post.image_id}.jpg"), post)
 
 
 def test_features_that_cannot_be_made_are_named(tmp_path, posts_folder, bert_folder):
@@ -204,7 +204,7 @@ def test_same_as_predict_with_context(context_model, tmp_path):
     for post in posts:
         context = examples[post.id].context
         for form in (list(context), dict(zip(tagger.sources, context, strict=True))):
-            tagged = tagger(list(post.words), context=form)
+            tagged = tagger(words=list(post.words), context=form)
             assert list(tagged.tags) == list(post.pred)
             assert tagged.context == context
             np.testing.assert_allclose([e.score for e in tagged], [e.score for e in post.entities], atol=1e-4)
@@ -297,8 +297,8 @@ def test_any_words_are_tagged(text_tagger, words):
 def test_forms_of_posts(text_tagger):
     one = text_tagger("Anna visits Old Town")
     assert isinstance(one, Tagged)
-    assert text_tagger(["Anna", "visits", "Old", "Town"]) == one  # the words of one post
-    many = text_tagger(["Anna visits Old Town", "hi"])  # a space: these are texts
+    assert text_tagger(words=["Anna", "visits", "Old", "Town"]) == one
+    many = text_tagger(["Anna visits Old Town", "hi"])
     assert many[0] == one
     assert len(many) == 2
     assert text_tagger([{"text": "Anna visits Old Town"}, Post(words=["hi"])]) == many
@@ -314,7 +314,7 @@ def test_forms_of_posts(text_tagger):
 @pytest.mark.parametrize(
     ("wrong", "error", "said"),
     [
-        (3, TypeError, "list of strings, but got a int"),
+        (3, TypeError, "Expected a post.*got a int"),
         ([["Anna", 3]], TypeError, "got a int among them"),
         ([["Anna", ""]], ValueError, "one is empty"),
         ([b"Anna"], TypeError, "got a bytes"),
@@ -386,7 +386,7 @@ def test_stream_reads_no_further_than_a_batch(text_tagger):
 
 def test_own_words_and_style(text_model):
     path = text_model[0]
-    assert Tagger.from_checkpoint(path, device="cpu").prepare.style == "twitter2017"  # that of the data
+    assert Tagger.from_checkpoint(path, device="cpu").prepare.style == text_model[1].word_style.style  # of the data
     tagger = Tagger.from_checkpoint(path, words="twitter2015", device="cpu")
     assert [word.text for word in tagger("@Anna 1st").words] == ["@Anna", "1st"]
     tagger = Tagger.from_checkpoint(path, words=lambda text: [Word(text[1:3], 1, 3)], device="cpu")
@@ -466,3 +466,21 @@ def test_model_trained_without_images_says_so(text_tagger, bert_folder):
     model.restored = {"data": {"images": False}}
     with pytest.warns(ImageWarning, match="trained without images"):
         assert not Tagger(model, device="cpu")("Anna", Image.new("RGB", (8, 8))).has_image
+
+
+@pytest.mark.parametrize("texts", [["北京欢迎你", "我爱上海"], ["Anna"], ("Anna", "Bo"), [Post(words=["Anna"]), "Bo"]])
+def test_a_list_is_one_of_posts(text_tagger, texts):
+    found = text_tagger(texts)
+    assert type(found) is list
+    assert [one.text for one in found] == [post.words[0] if isinstance(post, Post) else post for post in texts]
+    assert len(text_tagger.render(texts).parts) == len(texts)
+
+
+def test_words_of_one_post_are_given_as_such(text_tagger):
+    found = text_tagger(words=["Anna", "O'Neill"])
+    assert [word.text for word in found.words] == ["Anna", "O'Neill"]
+    assert len(text_tagger.render(words=["Anna", "O'Neill"]).parts) == 1
+    both = {"posts": "a", "words": ["a"]}
+    for wrong in (both, {"posts": ["a"], "words": ["a"]}, {"posts": Post("a"), "image": b""}, {}):
+        with pytest.raises(ValueError, match="Expected"):
+            text_tagger(**wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,8 +29,10 @@ from mner.data.sources import (
     report_images,
     with_context,
 )
-from mner.data.tokenizer import PostTokenizer
+from mner.data.tokenizer import PostTokenizer, encoder_config, encoder_limit
 from mner.data.transforms import transform_for
+from mner.data.word_splitter import style_of
+from mner.data.word_style import WordStyle, find_style
 from mner.errors import DataNotFoundError
 from mner.labels import bio_labels, repair
 
@@ -67,6 +70,7 @@ class MNERDataModule(BatchLoading):
         labels: The BIO labels, `O` first.
         datasets: The splits that were set up, by name.
         fingerprints: Of the labels of the splits that were read, by name.
+        word_style: How text is split into words like those of the training split; known once that was read.
         broken_images: Ids of images whose files turned out not to be readable; known once they were used.
     """
 
@@ -128,6 +132,7 @@ class MNERDataModule(BatchLoading):
         if not hasattr(self, "labels"):
             self.labels = bio_labels(self.types)
         self.fingerprints: dict[str, str] = {}
+        self.word_style: WordStyle | None = None
         self._tokenizer: PostTokenizer | None = None
         self._store: FeatureStore | None = None
 
@@ -158,11 +163,13 @@ class MNERDataModule(BatchLoading):
             if isinstance(name, dict):
                 raise ValueError("Expected `tokenizer` (a name or folder) beside a text encoder given as configuration")
             self._tokenizer = PostTokenizer(name, self.max_length, self.replace_urls)
+            self._tokenizer.limit_to(encoder_limit(encoder_config(self.text_encoder)))
         return self._tokenizer
 
     def describe(self) -> dict[str, Any]:
         """Plain facts for checkpoints and prediction files; enough to prepare new posts as these were."""
-        return {**self.describe_inputs(), "tokenizer": self.post_tokenizer.files()}
+        tokenizer = self.post_tokenizer
+        return {**self.describe_inputs(), "tokenizer": tokenizer.files(), "piece_limit": tokenizer.max_length}
 
     def describe_inputs(self) -> dict[str, Any]:
         """As `describe`, without the tokeniser's files."""
@@ -179,6 +186,7 @@ class MNERDataModule(BatchLoading):
             "replace_urls": self.replace_urls,
             "train_fraction": self.train_fraction,
             "object_names": self.names_from,
+            "words": None if self.word_style is None else self.word_style._asdict(),
         }
 
     def use_tokenizer(self, files: dict[str, str]) -> None:
@@ -199,6 +207,8 @@ class MNERDataModule(BatchLoading):
             "test": ("test",),
             "predict": (self.predict_split,),
         }
+        encoder = getattr(getattr(self.trainer, "lightning_module", None), "text_encoder", None)
+        self.post_tokenizer.limit_to(getattr(encoder, "piece_limit", None))
         for split in wanted.get(stage, ()):
             if split not in self.datasets:
                 self.datasets[split] = self.dataset(split)
@@ -235,8 +245,7 @@ class MNERDataModule(BatchLoading):
 
     def read(self, split: str) -> tuple[list[Example], object]:
         """The posts of a split, without the texts of `context`, and what messages call the place they come from."""
-        found = find_splits(self.root)
-        if split not in found:
+        if split not in (found := find_splits(self.root)):
             raise DataNotFoundError(
                 f"No {split} split in {self.root}: found {sorted(found) or 'no split at all'}; expected {split}.txt or "
                 f"{split}.jsonl there. docs/data.md describes the formats; `mner data download` fetches public data."
@@ -247,13 +256,12 @@ class MNERDataModule(BatchLoading):
         """One split, tokenised."""
         posts = self.examples(split)
         if split == "train":
+            self.word_style = find_style([post.words for post in posts], style_of(type(self).__name__))
             posts = self._training_posts(posts)
         dropout = self.context_dropout if split == "train" else 0.0
         return self._prepare(posts, split, self.image_source(split), dropout)
 
     def _training_posts(self, posts: list[Example]) -> list[Example]:
-        from dataclasses import replace
-
         if self.train_fraction < 1:
             posts = nested_subset(posts, self.train_fraction, self.seed)
             log.info("train: %d posts kept by train_fraction=%g", len(posts), self.train_fraction)
@@ -297,7 +305,5 @@ class MNERDataModule(BatchLoading):
 
     def _posts(self, split: str) -> Sequence[Example]:
         """All posts of a split, read again unless they are at hand."""
-        whole = split != "train" or self.train_fraction == 1
-        if whole and split in self.datasets:
-            return self.datasets[split].examples
-        return self.read(split)[0]
+        whole = split in self.datasets and (split != "train" or self.train_fraction == 1)
+        return self.datasets[split].examples if whole else self.read(split)[0]

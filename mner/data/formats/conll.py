@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from os import PathLike
 from sys import intern
 
-from mner.data.examples import Example
+from mner.data.examples import Example, Posts
 from mner.data.formats.images import image_key
-from mner.data.formats.lines import UniqueIds, check_tag, read_lines, shown
+from mner.data.formats.lines import UniqueIds, read_lines, shown
+from mner.data.formats.schemes import SchemeOf
 from mner.errors import DataFormatError
 from mner.files import whole
 
@@ -16,11 +17,12 @@ CONLL_SUFFIXES = (".txt", ".conll")
 IMGID = "IMGID:"
 
 
-def read_conll(path: str | PathLike[str]) -> list[Example]:
+def read_conll(path: str | PathLike[str]) -> Posts:
     r"""Read posts in the format of the public Twitter-2015 and Twitter-2017 files.
 
     A post is a line `IMGID:<id>`, then a line `token<TAB>tag` for each word, then a blank line. Lines are split at the
-    tab alone, since a word may be a no-break space. The image id is the post's id too. A stray `I-` is kept as it is.
+    tab alone, since a word may be a no-break space. The image id is the post's id too. Tags in IOB1, IOBES or BILOU
+    become IOB2 (`mner.data.formats.schemes`); a stray `I-` among `B-` is kept as it is.
 
     Raises:
         DataNotFoundError: If there is no such file.
@@ -37,7 +39,7 @@ def read_conll(path: str | PathLike[str]) -> list[Example]:
     ('1', ('Anna', 'visits', 'Lagos'), ('B-PER', 'O', 'B-LOC'))
     """
     ids = UniqueIds(path)
-    known: set[str] = set()
+    scheme = SchemeOf(path)
     posts = []
     for block in post_blocks(read_lines(path)):
         number, line = block[0]
@@ -52,10 +54,10 @@ def read_conll(path: str | PathLike[str]) -> list[Example]:
         if len(block) == 1:
             advice = "Remove the post, or the blank line after its id."
             raise DataFormatError(path, number, f"post {id_!r} without words", "at least one word", advice)
-        pairs = [_word_and_tag(path, number, line, known) for number, line in block[1:]]
+        pairs = [_word_and_tag(path, number, line, scheme) for number, line in block[1:]]
         words, tags = zip(*pairs, strict=True)
         posts.append(Example(id=id_, image_id=id_, words=words, tags=tags))
-    return posts
+    return scheme.posts(posts)
 
 
 def write_conll(path: str | PathLike[str], examples: Iterable[Example]) -> None:
@@ -103,7 +105,7 @@ def post_blocks(lines: list[str]) -> Iterator[list[tuple[int, str]]]:
         yield block
 
 
-def _word_and_tag(path: str | PathLike[str], number: int, line: str, known: set[str]) -> tuple[str, str]:
+def _word_and_tag(path: str | PathLike[str], number: int, line: str, scheme: SchemeOf) -> tuple[str, str]:
     columns = line.split("\t")
     if len(columns) != 2:
         found = f"{len(columns)} column{'s' * (len(columns) > 1)} in {shown(line)}"
@@ -112,5 +114,5 @@ def _word_and_tag(path: str | PathLike[str], number: int, line: str, known: set[
     word, tag = columns
     if not word:
         raise DataFormatError(path, number, f"no word before the tab in {shown(line)}", "word<TAB>tag")
-    check_tag(path, number, tag, known)
+    scheme.check(number, tag)
     return intern(word), intern(tag)  # the same few words again and again: half of the memory of a large file

@@ -7,19 +7,21 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
-from mner.data.examples import Example
-from mner.data.formats.lines import UniqueIds, check_tag, json_object, read_lines, string_list, text_field
+from mner.data.examples import Example, Posts
+from mner.data.formats.lines import UniqueIds, json_object, read_lines, string_list, text_field
+from mner.data.formats.schemes import SchemeOf
 from mner.errors import DataFormatError
 from mner.files import whole
 
 JSON_SUFFIXES = (".jsonl", ".json")
 
 
-def read_jsonl(path: str | PathLike[str]) -> list[Example]:
+def read_jsonl(path: str | PathLike[str]) -> Posts:
     """Read posts from JSON lines, the Snapchat format: `{"id", "image_id", "tokens", "label"}`.
 
     `label` may be missing or null where gold is unknown, `image_id` where a post has no image. A post with several
-    images has `image_ids`, a list, in its place. Other keys are ignored.
+    images has `image_ids`, a list, in its place. Other keys are ignored. Tags in IOB1, IOBES or BILOU become IOB2
+    (`mner.data.formats.schemes`).
 
     Raises:
         DataNotFoundError: If there is no such file.
@@ -27,7 +29,7 @@ def read_jsonl(path: str | PathLike[str]) -> list[Example]:
             tags than words, a wrong tag, a repeated id, a file that is empty or not UTF-8; with the line.
     """
     ids = UniqueIds(path)
-    known: set[str] = set()
+    scheme = SchemeOf(path)
     posts = []
     for number, line in enumerate(read_lines(path), start=1):
         if not line:
@@ -41,9 +43,9 @@ def read_jsonl(path: str | PathLike[str]) -> list[Example]:
             raise DataFormatError(path, number, f"post {id_!r} without words", "at least one word", "Remove the post.")
         if "" in words:
             raise DataFormatError(path, number, f"an empty word in post {id_!r}", "words with content")
-        tags = _labels(path, number, record, len(words), known)
+        tags = _labels(path, number, record, len(words), scheme)
         posts.append(Example(id_, image_ids[0] if image_ids else None, words, tags, more_images=image_ids[1:]))
-    return posts
+    return scheme.posts(posts)
 
 
 def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
@@ -74,7 +76,7 @@ def _image_ids(path: str | PathLike[str], number: int, record: dict[str, Any]) -
 
 
 def _labels(
-    path: str | PathLike[str], number: int, record: dict[str, Any], words: int, known: set[str]
+    path: str | PathLike[str], number: int, record: dict[str, Any], words: int, scheme: SchemeOf
 ) -> tuple[str, ...] | None:
     if record.get("label") is None:
         # A misspelt key would make posts without gold of posts with gold, silently.
@@ -87,5 +89,5 @@ def _labels(
         advice = "Words and tags belong together one by one."
         raise DataFormatError(path, number, f"{words} tokens and {len(tags)} tags", "as many tags as tokens", advice)
     for tag in tags:
-        check_tag(path, number, tag, known)
+        scheme.check(number, tag)
     return tags

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path
 
-from mner.data.examples import Example
+from mner.data.examples import Example, Posts
 from mner.data.formats.conll import CONLL_SUFFIXES, read_conll
 from mner.data.formats.json_lines import JSON_SUFFIXES, read_jsonl
+from mner.data.formats.schemes import SchemeOf
 from mner.errors import DataFormatError
 
 Reader = Callable[[str], list[Example]]
@@ -18,7 +19,7 @@ Reader = Callable[[str], list[Example]]
 FORMATS: dict[str, Reader] = {"conll": read_conll, "json_lines": read_jsonl}
 
 
-def read_posts(path: str | PathLike[str], format: str | Reader | None = None) -> list[Example]:
+def read_posts(path: str | PathLike[str], format: str | Reader | None = None) -> Posts:
     """Read a file of posts.
 
     Args:
@@ -56,8 +57,9 @@ def _reader(path: object, format: str | Reader) -> Reader:
     return found
 
 
-def _read_by(reader: Reader, path: str | PathLike[str]) -> list[Example]:
-    posts = list(reader(fspath(path)))
+def _read_by(reader: Reader, path: str | PathLike[str]) -> Posts:
+    read = reader(fspath(path))
+    posts = read if isinstance(read, Posts) else list(read)
     for post in posts:
         if not isinstance(post, Example):
             found = f"{type(post).__name__} from {getattr(reader, '__name__', reader)}"
@@ -66,4 +68,10 @@ def _read_by(reader: Reader, path: str | PathLike[str]) -> list[Example]:
     if len(set(ids)) < len(ids):
         twice = next(id_ for id_ in ids if ids.count(id_) > 1)
         raise DataFormatError(path, None, f"the id {twice!r} twice", "each id once")
-    return posts
+    if isinstance(posts, Posts):
+        return posts
+    scheme = SchemeOf(path)
+    for post in posts:
+        for tag in post.tags or ():
+            scheme.check(f"post {post.id!r}", tag)
+    return scheme.posts(posts)

@@ -22,6 +22,7 @@ from mner.data.formats.lines import (
     string_list,
     text_field,
 )
+from mner.data.formats.schemes import SchemeOf
 from mner.errors import DataFormatError
 from mner.files import STANDARD, refuse_foreign, whole, write_text
 from mner.labels import spans
@@ -176,8 +177,8 @@ def read_predictions(path: str | PathLike[str]) -> Predictions:
 
     CoNLL output has a line `token gold pred`, or `token pred`, for each word, in columns separated by tabs or else by
     spaces, a blank line between posts, and before each post perhaps a line `IMGID:<id>`. Without ids the posts are
-    numbered from 1. Its entities are the lenient ones, without scores; its header has `format` and, where ids and gold
-    are known, the `fingerprint`.
+    numbered from 1. Tags of another scheme become IOB2. Its entities are the lenient ones, without scores; its header
+    has `format`, the tags' `scheme` and, where ids and gold are known, the `fingerprint`.
 
     Raises:
         DataNotFoundError: If there is no such file.
@@ -295,9 +296,9 @@ def _read_columns(path: str | PathLike[str], lines: list[str]) -> Predictions:
     blocks = list(post_blocks(lines))
     with_ids = any(is_id_line(block[0][1]) for block in blocks)
     ids = UniqueIds(path)
-    known: set[str] = set()
+    scheme = SchemeOf(path)
     width: int | None = None
-    posts = []
+    read = []
     for position, block in enumerate(blocks, start=1):
         number, line = block[0]
         id_ = str(position)
@@ -317,14 +318,19 @@ def _read_columns(path: str | PathLike[str], lines: list[str]) -> Predictions:
                 expected = "the columns 'token gold pred' or 'token pred', as many in every line"
                 raise DataFormatError(path, number, f"{len(row)} columns in {shown(line)}", expected)
             for tag in row[1:]:
-                check_tag(path, number, tag, known)
+                scheme.check(number, tag)
             rows.append(row)
-        columns = list(zip(*rows, strict=True))
-        pred = columns[-1]
+        read.append((id_, list(zip(*rows, strict=True))))
+    # One scheme for both columns: predictions with nothing but stray I- beside gold in IOB2 are not IOB1.
+    name, converted = scheme.convert(tags for _, columns in read for tags in columns[1:])
+    posts = []
+    step = (width or 2) - 1
+    for number, (id_, columns) in enumerate(read):
+        tags = converted[number * step : (number + 1) * step]
+        gold, pred = tags[0] if width == 3 else None, tags[-1] or ()
         entities = tuple(ScoredSpan(*span) for span in spans(pred))
-        gold = columns[1] if width == 3 else None
         posts.append(Prediction(id_, id_ if with_ids else None, columns[0], gold, pred, entities))
-    header: dict[str, Any] = {"format": "conll", "fingerprint": None}
+    header: dict[str, Any] = {"format": "conll", "scheme": name, "fingerprint": None}
     if with_ids and width == 3:
         header["fingerprint"] = fingerprint(Example(post.id, post.image_id, post.words, post.gold) for post in posts)
     return Predictions(header, posts)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
-from mner.data.examples import Example
+from mner.data.examples import Example, Posts
 from mner.data.formats.context import Texts
 from mner.data.formats.lines import json_type, shown
+from mner.data.formats.schemes import SchemeOf, split_any_tag
 from mner.data.huggingface.tables import Table, import_datasets, inner_of, is_string, type_fault
-from mner.errors import DataFormatError
-from mner.labels import entity_types, spans, split_tag, stray_insides
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +62,16 @@ def tag_names(table: Table, columns: Columns, given: Sequence[str] | None) -> li
         names = given
     else:
         raise type_fault(table, tags, "a list of ClassLabel or of strings", "")
+    scheme = SchemeOf(table.source)
     for name in names:
-        try:
-            split_tag(name)
-        except ValueError:
-            advice = "Convert other schemes (BIOES, plain types) to BIO first, with `map` of datasets."
-            raise DataFormatError(
-                f"{table.source}, column {tags!r}", None, f"the label {name!r}", "O, B-TYPE or I-TYPE", advice
-            ) from None
+        scheme.check(f"column {tags!r}", name)
     return list(names)
 
 
 def types_of(names: Sequence[str] | None, tables: Mapping[str, Table], columns: Columns) -> list[str]:
     """The entity types: as numbered tags have them, in their order, or those of the first split, alphabetically."""
     if names is not None:
-        return entity_types(names)
+        return list(dict.fromkeys(type_ for name in names if (type_ := split_any_tag(name)[1])))
     if columns.tags is None:
         return []
     table = next(iter(tables.values()))
@@ -86,8 +80,10 @@ def types_of(names: Sequence[str] | None, tables: Mapping[str, Table], columns: 
 
 
 def _type_of(tag: object) -> str:
-    prefix, _, type_ = str(tag).partition("-")
-    return type_ if prefix in ("B", "I") else ""  # what is no tag, reading says with its row
+    try:
+        return split_any_tag(str(tag))[1]
+    except ValueError:
+        return ""  # what is no tag, reading says with its row
 
 
 def ids_of(table: Table, columns: Columns) -> Iterator[tuple[str, str, str | None]]:
@@ -126,7 +122,7 @@ def _id(table: Table, row: str, column: str, value: object) -> str:
     raise table.fault(row, f"{_shown(value)} in column {column!r}", "an id, a string or a whole number")
 
 
-def read_table(table: Table, columns: Columns, names: Sequence[str] | None) -> list[Example]:
+def read_table(table: Table, columns: Columns, names: Sequence[str] | None) -> Posts:
     """The posts of one split.
 
     Args:
@@ -135,20 +131,19 @@ def read_table(table: Table, columns: Columns, names: Sequence[str] | None) -> l
         names: The names of numbered tags, from `tag_names`.
 
     Raises:
-        DataFormatError: For a post without words, another number of tags than words, a tag that is no BIO tag, an id
-            twice; with the row. Also if most entities begin with I-, as in IOB1.
+        DataFormatError: For a post without words, another number of tags than words, what is no tag, tags of two
+            schemes, an id twice; with the row.
     """
     tokens = str(table.column(columns.tokens))
     tags = table.column(columns.tags)
-    known: set[str] = set()
+    scheme = SchemeOf(table.source)
     posts = []
     rows = _columnar(table, [tokens, *([] if tags is None else [tags])], (tokens, tags))
     for (row, id_, image_id), (words, found) in zip(ids_of(table, columns), rows, strict=True):
         read = _words(table, row, tokens, words)
-        labels = None if found is None or tags is None else _tags(table, row, tags, found, names, len(read), known)
+        labels = None if found is None or tags is None else _tags(table, row, tags, found, names, len(read), scheme)
         posts.append(Example(id_, image_id, read, labels))
-    _refuse_iob1(table, posts)
-    return posts
+    return scheme.posts(posts)
 
 
 def _words(table: Table, row: str, column: str, words: object) -> tuple[str, ...]:
@@ -162,48 +157,24 @@ def _words(table: Table, row: str, column: str, words: object) -> tuple[str, ...
 
 
 def _tags(
-    table: Table, row: str, column: str, found: list[Any], names: Sequence[str] | None, words: int, known: set[str]
+    table: Table, row: str, column: str, found: list[Any], names: Sequence[str] | None, words: int, scheme: SchemeOf
 ) -> tuple[str, ...]:
     if len(found) != words:
         raise table.fault(row, f"{words} words and {len(found)} tags in {column!r}", "as many tags as words")
     tags = []
     for value in found:
         if names is None:
-            if value not in known:
-                _check_tag(table, row, column, value)
-                known.add(value)
+            if not isinstance(value, str):
+                raise table.fault(row, f"the tag {_shown(value)} in {column!r}", "O, B-TYPE or I-TYPE")
+            scheme.check(f"row {row}", value, f" in {column!r}")
             tags.append(intern(value))
         elif isinstance(value, int) and 0 <= value < len(names):
+            scheme.check(f"row {row}", names[value], f" in {column!r}")
             tags.append(names[value])
         else:
             advice = "Where gold is unknown, the whole list is null." if value == -1 else ""
             raise table.fault(row, f"the tag {value!r} in {column!r}", f"a number from 0 to {len(names) - 1}", advice)
     return tuple(tags)
-
-
-def _check_tag(table: Table, row: str, column: str, value: object) -> None:
-    try:
-        if isinstance(value, str) and not any(character.isspace() for character in value):
-            split_tag(value)
-            return
-    except ValueError:
-        pass
-    advice = "Convert other schemes (BIOES, plain types) to BIO first, with `map` of datasets."
-    raise table.fault(row, f"the tag {_shown(value)} in {column!r}", "O, B-TYPE or I-TYPE", advice)
-
-
-def _refuse_iob1(table: Table, posts: Sequence[Example]) -> None:
-    """In IOB1 an entity begins with I- unless one of its type is right before it: read as IOB2, all would be stray."""
-    entities = sum(len(spans(post.tags)) for post in posts if post.tags)
-    stray = sum(len(stray_insides(post.tags)) for post in posts if post.tags)
-    if entities and stray > entities / 2:
-        raise DataFormatError(
-            table.source,
-            None,
-            f"{stray} of {entities} entities that begin with I- (IOB1)",
-            "IOB2, where each begins with B-",
-            "Convert them: `map` of datasets with mner.labels.repair.",
-        )
 
 
 def read_texts(table: Table, columns: Columns, column: str) -> Texts:

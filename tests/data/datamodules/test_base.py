@@ -135,10 +135,11 @@ def test_quirks_of_real_files_load(make, tmp_path):
     root = tmp_path / "data"
     root.mkdir()
     for split, end in (("train", ""), ("valid", "\n"), ("test", "\n\n")):
-        lines = [f"IMGID:{split}1", "Dr\tO", "Seuss\tI-PER", "\u00a0\tO", "\ufe0f\tO", "", f"IMGID:{split}2", "hi\tO"]
+        long = ["Dr\tO", "Seuss\tI-PER", "\u00a0\tO", "\ufe0f\tO"]
+        lines = [f"IMGID:{split}1", *long, "", f"IMGID:{split}2", "Bo\tB-PER"]
         (root / f"{split}.txt").write_bytes(b"\xef\xbb\xbf" + ("\r\n".join(lines) + end).encode())
     (batch,) = batches(make(root=root))
-    assert sorted(batch["words"]) == [("Dr", "Seuss", "\u00a0", "\ufe0f"), ("hi",)]
+    assert sorted(batch["words"]) == [("Bo",), ("Dr", "Seuss", "\u00a0", "\ufe0f")]
     row = batch["id"].index("train1")
     assert [make().labels[index] for index in batch["tags"][row]] == ["O", "I-PER", "O", "O"]
     assert len(set(batch["word_starts"][row].tolist())) == 4, "a word without pieces has a place of its own"

@@ -186,7 +186,7 @@ def write(tmp_path: Path, content: str) -> Path:
 def test_conll_output(tmp_path, separator):
     rows = [["{", "O", "O"], ["Oslo", "B-LOC", "I-LOC"], [], ["\xa0", "O", "B-PER"], ["x", "O", "I-PER"]]
     found = read_predictions(write(tmp_path, "\n".join(separator.join(row) for row in rows)))
-    assert found.header == {"format": "conll", "fingerprint": None}
+    assert found.header == {"format": "conll", "scheme": "IOB2", "fingerprint": None}
     assert found.posts == [
         Prediction("1", None, ("{", "Oslo"), ("O", "B-LOC"), ("O", "I-LOC"), (ScoredSpan(1, 2, "LOC", None),)),
         Prediction("2", None, ("\xa0", "x"), ("O", "O"), ("B-PER", "I-PER"), (ScoredSpan(0, 2, "PER", None),)),

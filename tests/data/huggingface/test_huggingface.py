@@ -19,8 +19,9 @@ from mner.data import DatasetsDataModule, Example, SnapchatDataModule, Twitter20
 from mner.data.examples import fingerprint
 from mner.data.formats.images import ImageFolder
 from mner.data.formats.predictions import read_predictions
+from mner.data.formats.schemes import from_iob2
 from mner.errors import DataFormatError, DataNotFoundError, MissingDependencyError
-from mner.labels import bio_labels
+from mner.labels import bio_labels, entity_types, repair
 from tests.conftest import WORDS
 from tests.tiny_sets import COLOURS, write_snapchat, write_twitter
 
@@ -264,8 +265,10 @@ FAULTS = {
         "saved, row train/0: found 4 words and 1 tags in 'ner_tags'; expected as many tags as words"),
     "no tag": ({"ner_tags": [[0, 0, 0, -1], *([0] * len(words) for words, _ in WORDS[1:])]}, {},
                "row train/0: found the tag -1 in 'ner_tags'; expected a number from 0 to 8. Where gold is unknown"),
-    "another scheme": ({"ner_tags": [["S-PER", "O", "O", "O"], *(tags for _, tags in WORDS[1:])]},
-                       {"ner_tags": "string"}, "row train/0: found the tag 'S-PER' in 'ner_tags'; expected O, B-TYPE"),
+    "no scheme": ({"ner_tags": [["X-PER", "O", "O", "O"], *(tags for _, tags in WORDS[1:])]},
+                       {"ner_tags": "string"}, "row train/0: found the tag 'X-PER' in 'ner_tags'; expected O, B-TYPE"),
+    "two schemes": ({"ner_tags": [["S-PER", "O", "O", "O"], *(["L-LOC"] * len(tags) for _, tags in WORDS[1:])]},
+                    {"ner_tags": "string"}, "row train/1: found the tag 'L-LOC' in 'ner_tags', after 'S-PER' in row"),
     "an empty tag": ({"ner_tags": [["B-PER", None, "O", "O"], *(tags for _, tags in WORDS[1:])]},
                      {"ner_tags": "string"}, "row train/0: found the tag null in 'ner_tags'; expected O, B-TYPE"),
     "no words": ({"tokens": [*(words for words, _ in WORDS[:5]), []],
@@ -278,8 +281,6 @@ FAULTS = {
     "an id twice": ({"id": ["7", "8", "7", "1", "2", "3"]}, {},
                     "row train/2: found the id '7' again, after row train/0; expected each id once"),
     "no id": ({"id": ["7", None, "9", "1", "2", "3"]}, {}, "row train/1: found null in column 'id'; expected an id"),
-    "IOB1": ({"ner_tags": [[2 if tag else 0 for tag in tags] for tags in rows(0)["ner_tags"]]}, {},
-             "entities that begin with I- (IOB1); expected IOB2, where each begins with B-"),
 }  # fmt: skip
 
 
@@ -323,7 +324,7 @@ def test_faults_of_columns(saved, tmp_path):
         module(str(tmp_path / "nothing"))
     names = datasets.List(datasets.ClassLabel(names=["PER", "O"]))
     plain = saved(train=table(kinds={"ner_tags": names}, ner_tags=[[1] * len(words) for words, _ in WORDS]))
-    with pytest.raises(DataFormatError, match="column 'ner_tags': found the label 'PER'; expected O, B-TYPE or I-TYPE"):
+    with pytest.raises(DataFormatError, match="column 'ner_tags': found the tag 'PER'; expected O, B-TYPE or I-TYPE"):
         module(plain)
 
 
@@ -400,3 +401,16 @@ def test_trains_and_predicts_from_the_command_line(folder, bert_folder, tmp_path
     assert "--data DatasetsDataModule --data.path FOLDER" in capsys.readouterr().err
     assert main(["fit", "--data=DatasetsDataModule", "--data.root=x", "--model=TextOnly"]) == 2
     assert "there is no option 'root'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheme", ["IOB1", "IOBES", "BILOU"])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_other_schemes_are_converted(saved, scheme, numbered):
+    gold = [repair(tags) for _, tags in WORDS]
+    tags = [list(from_iob2(some, scheme)) for some in gold]
+    names = ["O", *sorted({tag for some in tags for tag in some} - {"O"})]
+    kind = datasets.ClassLabel(names=names) if numbered else datasets.Value("string")
+    given = [[names.index(tag) for tag in some] for some in tags] if numbered else tags
+    data = module(saved(train=table(kinds={"ner_tags": datasets.List(kind)}, ner_tags=given)))
+    assert sorted(entity_types(data.labels)) == ["LOC", "MISC", "ORG", "PER"]
+    assert [list(post.tags) for post in data.examples("train")] == gold

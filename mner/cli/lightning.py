@@ -104,6 +104,11 @@ class MNERCLI(LightningCLI):
         if not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
             return
         print(f"\nBest valid F1: {100 * float(best.best_model_score):.2f}")
+        if not Path(best.best_model_path).is_file():  # a resumed run remembers it, but its folder may be gone
+            print(f"Its checkpoint is not there any more: {best.best_model_path}")
+            if Path(best.last_model_path).is_file():
+                print(f"The last one: {best.last_model_path}")
+            return
         print(f"Checkpoint: {best.best_model_path}")
         data = self.datamodule
         if isinstance(data, MNERDataModule):

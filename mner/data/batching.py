@@ -132,19 +132,27 @@ class BucketSampler(DistributedSampler[list[int]]):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")
-        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-        if alone:
-            num_replicas, rank = num_replicas or 1, rank or 0
-        super().__init__(_Sized(len(lengths)), num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
-        if len(lengths) < self.num_replicas:
-            raise ValueError(
-                f"Expected at least one post for each of {self.num_replicas} processes, but got {len(lengths)} posts"
-            )
+        self._given = num_replicas is not None
+        super().__init__(
+            _Sized(len(lengths)), num_replicas=num_replicas or 1, rank=rank or 0, shuffle=shuffle, seed=seed
+        )
         self.lengths = lengths
         self.batch_size = batch_size
         self.pool = pool
+        self._join()
+
+    def _join(self) -> None:
+        """Find this process among the others, which may have come up since a loader was made by hand."""
+        if not self._given and torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.num_replicas, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        if len(self.lengths) < self.num_replicas:
+            raise ValueError(
+                f"Expected at least one post for each of {self.num_replicas} processes, but got {len(self.lengths)} "
+                "posts"
+            )
 
     def __len__(self) -> int:
+        self._join()
         n = len(self.lengths)
         per_process = math.ceil(n / (self.batch_size * self.num_replicas))
         return min(per_process, n // self.num_replicas)
@@ -177,13 +185,3 @@ class _Sized(Dataset[list[int]]):
 
     def __len__(self) -> int:
         return self.length
-
-
-class Batches(Dataset[list[Item]]):
-    """Looks a whole batch up at once: a DataLoader with `batch_size=None` draws index lists from `BucketSampler`."""
-
-    def __init__(self, dataset: Dataset[Item]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, indices: Sequence[int]) -> list[Item]:
-        return [self.dataset[index] for index in indices]

@@ -113,6 +113,10 @@ class MNERDataset(Dataset[Item]):
             example=example,
         )
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """The posts of a batch; a `DataLoader` asks for them together."""
+        return [self[index] for index in indices]
+
     def _image(self, image_id: str | None) -> Tensor | None:
         if self.open_image is None or image_id is None:
             return None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mner.batch import Batch
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.formats.predictions import Prediction, ScoredSpan
+from mner.data.loader import PostLoader
 from mner.data.recipe import check_inputs, check_restored
 from mner.labels import MODES, Span, spans
 from mner.metrics import SpanF1
@@ -46,6 +47,7 @@ class TaggingModule(pl.LightningModule):
         )
         self._tested: list[tuple[list[str], list[str]]] = []
         self.restored: dict[str, Any] | None = None
+        self._places: list[dict[str, Any]] = []  # in the epoch, of the loaders of a run that goes on
 
     # What the strategy's half has
 
@@ -85,6 +87,16 @@ class TaggingModule(pl.LightningModule):
             check_inputs(self, data)
             if self.restored is not None:
                 check_restored(data, self.restored.get("data", {}))
+
+    def on_train_start(self) -> None:
+        """Go on in the middle of the epoch that a checkpoint was taken in.
+
+        Lightning restores a loader only if it makes it after reading the checkpoint; the schedule asks for it before.
+        """
+        places, self._places = self._places, []
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, PostLoader) and len(places) == 1:
+            loader.load_state_dict(places[0])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of training."""
@@ -218,6 +230,8 @@ class TaggingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another class or of other labels; Lightning calls this when it restores one."""
         accept(self, checkpoint)
+        loop: dict[str, Any] = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
+        self._places = list(loop.get("combined_loader", []))
         data = getattr(self.trainer, "datamodule", None)
         if self.restored is not None and isinstance(data, MNERDataModule):
             check_restored(data, self.restored.get("data", {}), resumed=bool(self.trainer.training))

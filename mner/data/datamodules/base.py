@@ -12,13 +12,14 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from mner.batch import Batch
-from mner.data.batching import Batches, BucketSampler, Collate
+from mner.data.batching import Collate
 from mner.data.dataset import MNERDataset
 from mner.data.examples import Example, Split, fingerprint, nested_subset
 from mner.data.formats.context import Texts
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageFolder, ImageSource
 from mner.data.formats.posts import read_posts
+from mner.data.loader import post_loader
 from mner.data.sources import (
     check_types,
     find_images,
@@ -196,13 +197,18 @@ class MNERDataModule(pl.LightningDataModule):
             "predict": (self.predict_split,),
         }
         for split in wanted.get(stage, ()):
-            if split not in self.datasets:
-                self.datasets[split] = self.dataset(split)
+            self._ready(split)
         if stage in ("fit", "test"):
             refuse_overlap(
                 {split: (post.id for post in self._posts(split)) for split in self.split_names()},
                 wanted[stage], self.root, self.overlap_advice,
             )  # fmt: skip
+
+    def _ready(self, split: Split) -> MNERDataset:
+        """A split, read unless it is at hand; loaders by hand may ask before anybody called `setup`."""
+        if split not in self.datasets:
+            self.datasets[split] = self.dataset(split)
+        return self.datasets[split]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note the images that have a file, but could not be opened."""
@@ -225,19 +231,19 @@ class MNERDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Bucketed, shuffled batches of the training split."""
-        return self._loader(self.datasets["train"], self.batch_size, shuffle=True)
+        return self._loader(self._ready("train"), self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the valid split, each post once."""
-        return self._loader(self.datasets["valid"], self.eval_batch_size, shuffle=False)
+        return self._loader(self._ready("valid"), self.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test split, each post once."""
-        return self._loader(self.datasets["test"], self.eval_batch_size, shuffle=False)
+        return self._loader(self._ready("test"), self.eval_batch_size, shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches of `predict_split`."""
-        return self._loader(self.datasets[self.predict_split], self.eval_batch_size, shuffle=False)
+        return self._loader(self._ready(self.predict_split), self.eval_batch_size, shuffle=False)
 
     def loader(self, examples: Sequence[Example], images: str | None = None) -> DataLoader[Batch]:
         """Batches of any posts, prepared like the data set's own; for prediction."""
@@ -338,12 +344,5 @@ class MNERDataModule(pl.LightningDataModule):
         if dataset.transform is not None:
             size = dataset.transform.size  # type: ignore[attr-defined]
             image_shape = (3, size, size)
-        return DataLoader(
-            Batches(dataset),  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=BucketSampler(dataset.lengths, batch_size, shuffle, seed=self.seed),
-            collate_fn=Collate(self.post_tokenizer.pad_id, image_shape, self.region_width),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=False,
-        )
+        collate = Collate(self.post_tokenizer.pad_id, image_shape, self.region_width)
+        return post_loader(dataset, collate, batch_size, shuffle, self.seed, self.num_workers)

@@ -221,6 +221,14 @@ class TaggingModule(pl.LightningModule):
         schedule = get_linear_schedule_with_warmup(optimizer, int(options["warmup_ratio"] * total), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """One step of the schedule, for the groups of parameters too that a callback added (Lightning's finetuning)."""
+        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            for group in scheduler.optimizer.param_groups[len(scheduler.base_lrs) :]:
+                scheduler.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+                scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
+        super().lr_scheduler_step(scheduler, metric)
+
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

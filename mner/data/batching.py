@@ -25,14 +25,23 @@ class Collate:
         pad_id: Id of the padding piece.
         image_shape: (3, s, s) where posts have images.
         region_width: f where posts have stored features.
+        labels: What `tags` count, and
+        tokenizer: the fingerprint of what made the pieces: told in each batch, so that a model can refuse it.
     """
 
     def __init__(
-        self, pad_id: int = 0, image_shape: tuple[int, int, int] | None = None, region_width: int | None = None
+        self,
+        pad_id: int = 0,
+        image_shape: tuple[int, int, int] | None = None,
+        region_width: int | None = None,
+        labels: Sequence[str] | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         self.pad_id = pad_id
         self.image_shape = image_shape
         self.region_width = region_width
+        self.labels = None if labels is None else tuple(labels)
+        self.tokenizer = tokenizer
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Pad `items` into one batch."""
@@ -67,6 +76,10 @@ class Collate:
         )
         if all(item["tags"] is not None for item in items):
             batch["tags"] = torch.from_numpy(tags)
+        if self.labels is not None:
+            batch["labels"] = self.labels
+        if self.tokenizer is not None:
+            batch["tokenizer"] = self.tokenizer
         if self.image_shape is not None:
             batch["image"] = self._images(items, self.image_shape)
         if self.region_width is not None:

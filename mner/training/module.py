@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mner.batch import Batch
+from mner.data.agreement import check_batch, tokenizer_of
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.formats.predictions import Prediction, ScoredSpan
 from mner.data.loader import PostLoader
@@ -32,10 +33,12 @@ class TaggingModule(pl.LightningModule):
         labels: BIO labels, `O` first.
 
     Attributes:
+        text_alone: Set to True, a strategy that uses images takes batches without any; else it refuses them.
         restored: What the checkpoint that it came from says of its data; None for a new model.
     """
 
     uses_image: ClassVar[bool] = True
+    text_alone: bool = False
     labels: list[str]
     text_encoder: Any
 
@@ -47,6 +50,7 @@ class TaggingModule(pl.LightningModule):
         )
         self._tested: list[tuple[list[str], list[str]]] = []
         self.restored: dict[str, Any] | None = None
+        self._tokenizer: str | None = None
         self._places: list[dict[str, Any]] = []  # in the epoch, of the loaders of a run that goes on
 
     # What the strategy's half has
@@ -87,6 +91,9 @@ class TaggingModule(pl.LightningModule):
             check_inputs(self, data)
             if self.restored is not None:
                 check_restored(data, self.restored.get("data", {}))
+            self._tokenizer = data.post_tokenizer.fingerprint
+        elif (own := tokenizer_of(self)) is not None:
+            self._tokenizer = own.fingerprint
 
     def on_train_start(self) -> None:
         """Go on in the middle of the epoch that a checkpoint was taken in.
@@ -100,6 +107,7 @@ class TaggingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of training."""
+        check_batch(self, batch, self._tokenizer)
         parts = self.losses(batch)
         loss = torch.stack(list(parts.values())).sum()
         size = len(batch["id"])
@@ -136,6 +144,7 @@ class TaggingModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Tags and entities of each post, with the probability of each entity."""
+        check_batch(self, batch, self._tokenizer)
         label_scores = self.label_scores(batch)
         pred = self._names(self.decode(label_scores, batch))
         found = [spans(tags) for tags in pred]
@@ -160,6 +169,7 @@ class TaggingModule(pl.LightningModule):
         ]
 
     def _evaluate(self, batch: Batch, stage: str) -> list[list[int]]:
+        check_batch(self, batch, self._tokenizer)
         scores = self.label_scores(batch)
         size = len(batch["id"])
         self.log(f"{stage}/loss", self.evaluation_loss(scores, batch), batch_size=size, on_epoch=True, sync_dist=True)

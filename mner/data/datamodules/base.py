@@ -12,9 +12,10 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from mner.batch import Batch
+from mner.data.agreement import serve
 from mner.data.batching import Collate
 from mner.data.dataset import MNERDataset
-from mner.data.examples import Example, Split, fingerprint, nested_subset
+from mner.data.examples import Example, Split, fingerprint
 from mner.data.formats.context import Texts
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageFolder, ImageSource
@@ -28,12 +29,13 @@ from mner.data.sources import (
     read_source,
     refuse_overlap,
     report_images,
+    training_posts,
     with_context,
 )
 from mner.data.tokenizer import PostTokenizer
 from mner.data.transforms import transform_for
 from mner.errors import DataNotFoundError
-from mner.labels import bio_labels, repair
+from mner.labels import bio_labels
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ class MNERDataModule(pl.LightningDataModule):
         batch_size: Posts in a batch of one device.
         eval_batch_size: The same for evaluation; None for `batch_size`.
         num_workers: Processes that prepare batches.
-        text_encoder: Whose tokeniser to use; the command line takes it from the model.
+        text_encoder: Whose tokeniser to use; None for that of the model that is trained or evaluated (`"tiny"` as long
+            as there is none).
         tokenizer: Name or folder of the tokeniser where the text encoder comes without one (VisualBERT on the Hub).
         max_length: Most word pieces of post and context together; None for the tokeniser's own limit.
         replace_urls: Word that stands for every URL, or None to leave URLs as they are.
@@ -78,7 +81,7 @@ class MNERDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        text_encoder: str | dict[str, Any] = "tiny",
+        text_encoder: str | dict[str, Any] | None = None,
         tokenizer: str | None = None,
         max_length: int | None = None,
         replace_urls: str | None = None,
@@ -125,6 +128,7 @@ class MNERDataModule(pl.LightningDataModule):
         self.datasets: dict[str, MNERDataset] = {}
         self.fingerprints: dict[str, str] = {}
         self.broken_images: set[str] = set()
+        self.tokenizer_given = False
         self._tokenizer: PostTokenizer | None = None
         self._store: FeatureStore | None = None
         self._folders: list[ImageSource] = []
@@ -152,7 +156,7 @@ class MNERDataModule(pl.LightningDataModule):
     def post_tokenizer(self) -> PostTokenizer:
         """The tokeniser, loaded when first asked for."""
         if self._tokenizer is None:
-            name = self.tokenizer or self.text_encoder
+            name = self.tokenizer or self.text_encoder or "tiny"
             if isinstance(name, dict):
                 raise ValueError("Expected `tokenizer` (a name or folder) beside a text encoder given as configuration")
             self._tokenizer = PostTokenizer(name, self.max_length, self.replace_urls)
@@ -184,12 +188,21 @@ class MNERDataModule(pl.LightningDataModule):
         Args:
             files: Name and content of the tokeniser's files, as `describe` gives them.
         """
-        self._tokenizer = PostTokenizer.from_files(files, self.max_length, self.replace_urls)
+        self.tokenize_with(PostTokenizer.from_files(files, self.max_length, self.replace_urls))
+        self.tokenizer_given = True
+
+    def tokenize_with(self, tokenizer: PostTokenizer) -> None:
+        """Tokenise with another one from here on; what was tokenised before is read again."""
+        self._tokenizer = tokenizer
+        self.datasets.clear()
 
     # Lightning's hooks
 
     def setup(self, stage: str) -> None:
         """Read and tokenise the splits that `stage` (fit, validate, test, predict) needs."""
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        if hasattr(model, "restored"):
+            serve(self, model)
         wanted: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "valid"),
             "validate": ("valid",),
@@ -284,19 +297,9 @@ class MNERDataModule(pl.LightningDataModule):
         """One split, tokenised."""
         posts = self.examples(split)
         if split == "train":
-            posts = self._training_posts(posts)
+            posts = training_posts(posts, self.train_fraction, self.seed, self.repair_iob == "i_to_b")
         dropout = self.context_dropout if split == "train" else 0.0
         return self._prepare(posts, split, self.image_source(split), dropout)
-
-    def _training_posts(self, posts: list[Example]) -> list[Example]:
-        from dataclasses import replace
-
-        if self.train_fraction < 1:
-            posts = nested_subset(posts, self.train_fraction, self.seed)
-            log.info("train: %d posts kept by train_fraction=%g", len(posts), self.train_fraction)
-        if self.repair_iob == "i_to_b":
-            posts = [replace(post, tags=tuple(repair(post.tags))) if post.tags else post for post in posts]
-        return posts
 
     def _prepare(
         self, posts: Sequence[Example], name: str, folder: ImageSource | None, context_dropout: float = 0.0
@@ -340,9 +343,7 @@ class MNERDataModule(pl.LightningDataModule):
         return self.read(split)[0]
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
-        image_shape = None
-        if dataset.transform is not None:
-            size = dataset.transform.size  # type: ignore[attr-defined]
-            image_shape = (3, size, size)
-        collate = Collate(self.post_tokenizer.pad_id, image_shape, self.region_width)
+        size = getattr(dataset.transform, "size", None)
+        shape, tokenizer = None if size is None else (3, size, size), self.post_tokenizer
+        collate = Collate(tokenizer.pad_id, shape, self.region_width, self.labels, tokenizer.fingerprint)
         return post_loader(dataset, collate, batch_size, shuffle, self.seed, self.num_workers)

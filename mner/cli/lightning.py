@@ -21,6 +21,7 @@ from mner.data.datamodules import huggingface, sample, snapchat, twitter  # noqa
 from mner.data.datamodules.base import MNERDataModule
 from mner.errors import CheckpointError, MNERError
 from mner.fusion import FusionModule
+from mner.training import techniques  # noqa: F401  # so that short names find them
 from mner.training.callbacks import BestByF1
 from mner.training.checkpoint import KEY, import_class, read_checkpoint
 from mner.training.trainer import Trainer

@@ -6,7 +6,7 @@ What a strategy computes is the other half, `mner.fusion.base`. Names of what is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
@@ -24,6 +24,7 @@ from mner.metrics import SpanF1
 from mner.training.checkpoint import accept, load_module, write_extras
 
 STAGES = ("val", "test")
+ExtraLoss = Callable[[Any, Batch, Tensor], Tensor]
 
 
 class TaggingModule(pl.LightningModule):
@@ -34,6 +35,8 @@ class TaggingModule(pl.LightningModule):
 
     Attributes:
         text_alone: Set to True, a strategy that uses images takes batches without any; else it refuses them.
+        extra_losses: Parts of the training loss by name, beside those of `losses`: functions of module, batch and
+            emissions (b, w, l) that a technique registers for a run.
         restored: What the checkpoint that it came from says of its data; None for a new model.
     """
 
@@ -50,6 +53,7 @@ class TaggingModule(pl.LightningModule):
         )
         self._tested: list[tuple[list[str], list[str]]] = []
         self.restored: dict[str, Any] | None = None
+        self.extra_losses: dict[str, ExtraLoss] = {}
         self._tokenizer: str | None = None
         self._places: list[dict[str, Any]] = []  # in the epoch, of the loaders of a run that goes on
 
@@ -57,6 +61,10 @@ class TaggingModule(pl.LightningModule):
 
     def label_scores(self, batch: Batch) -> Tensor:
         """What is decoded (b, w, l): scores of the labels of each word."""
+        raise NotImplementedError
+
+    def emissions(self, batch: Batch) -> Tensor:
+        """Label scores (b, w, l), before the CRF."""
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -108,12 +116,26 @@ class TaggingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of training."""
         check_batch(self, batch, self._tokenizer)
-        parts = self.losses(batch)
+        parts = self._losses(batch)
         loss = torch.stack(list(parts.values())).sum()
         size = len(batch["id"])
         self.log_dict({f"train/{name}_loss": part for name, part in parts.items()}, batch_size=size)
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
         return loss
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The parts of the loss, and those that techniques registered for this run."""
+        if not self.extra_losses:
+            return self.losses(batch)
+        seen: list[Tensor] = []
+        crf: Any = self.crf
+        watch = crf.register_forward_pre_hook(lambda crf, inputs: seen.append(inputs[0]))
+        try:
+            parts = self.losses(batch)
+        finally:
+            watch.remove()
+        emissions = seen[0] if seen else self.emissions(batch)  # a strategy may train its posteriors only
+        return {**parts, **{name: extra(self, batch, emissions) for name, extra in self.extra_losses.items()}}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch of the valid split."""

@@ -1,4 +1,4 @@
-"""Model and data agree on the tokeniser, the labels and the images, whoever made them; or one line says what is wrong."""
+"""Model and data agree on tokeniser, labels and images, whoever made them; or one line says what is wrong."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from transformers import AutoTokenizer, DataCollatorForTokenClassification
 from turns import ratio
 
 from mner.batch import Batch
-from mner.data.batching import Batches, BucketSampler, Collate
+from mner.data.batching import BucketSampler, Collate
 from mner.data.dataset import MNERDataset
 from mner.data.tokenizer import PostTokenizer
 from mner.fusion import TextOnly
@@ -40,7 +40,7 @@ def collating(dataset: MNERDataset, posts: Sequence[Any], encoder: str, seconds:
     """Time of one batch of 32; returns mner's milliseconds."""
     sampler = BucketSampler(dataset.lengths, 32, shuffle=True)
     (indices,) = spread(sampler, dataset.lengths, 1)  # of middle length
-    batches, collate = Batches(dataset), Collate()
+    batches, collate = dataset.__getitems__, Collate()
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     records = [{"words": list(posts[index].words), "tags": posts[index].tags} for index in indices]
     tags = {tag: number for number, tag in enumerate(labels_of(posts))}
@@ -49,7 +49,7 @@ def collating(dataset: MNERDataset, posts: Sequence[Any], encoder: str, seconds:
     runs: dict[str, Callable[[], object]] = {
         "transformers' collator, tokenised before": lambda: theirs(rows),
         "transformers, tokenised at each step": lambda: theirs(encoded(tokenizer, records, tags, 128, pad=False)),
-        "mner: data set and Collate": lambda: collate(batches[indices]),
+        "mner: data set and Collate": lambda: collate(batches(indices)),
     }
     taken = rounds_of(runs, seconds, clock)
     print(f"## Collate, {len(indices)} posts, {int(max(dataset.lengths[indices]))} pieces\n")
@@ -82,7 +82,7 @@ def bucketing(
     bucketed = spread(sampler, lengths, steps)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = [order[start : start + 32] for start in range(0, len(order), 32)]
-    batches, collate = Batches(dataset), Collate()
+    batches, collate = dataset.__getitems__, Collate()
     torch.manual_seed(0)
     model = TextOnly(labels, text_encoder=encoder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, fused=True)
@@ -90,7 +90,7 @@ def bucketing(
 
     def step(indices: Sequence[int], width: int | None) -> float:
         begin = now()
-        batch = collate(batches[indices])
+        batch = collate(batches(indices))
         loss = sum(model.losses(batch if width is None else widened(batch, width)).values())
         loss.backward()  # type: ignore[union-attr]
         optimizer.step()

@@ -18,6 +18,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from interleave import CLOCKS, machine
 from posts import encoder_folder, labels_of, load, made_up
 from torch.utils.data import DataLoader
 
-from mner.data.batching import Batches, BucketSampler, Collate
+from mner.data.batching import BucketSampler, Collate
 from mner.data.dataset import MNERDataset
 from mner.data.tokenizer import PostTokenizer
 from mner.fusion import TextOnly
@@ -162,12 +163,12 @@ def profile(
     found = []
     for training in (True, False):
         watch = StopWatch(clock)
-        batches = Batches(dataset)
+        batches: Any = copy(dataset)
         collate = Collate(tokenizer.pad_id)
         for owner in (batches, collate):
             owner.__class__ = _timed(type(owner), watch)
         chosen = spread(BucketSampler(dataset.lengths, batch, shuffle=training), dataset.lengths, steps)
-        loader: Any = DataLoader(batches, batch_size=None, sampler=chosen[:2] + chosen, collate_fn=collate)
+        loader: Any = DataLoader(batches, batch_sampler=chosen[:2] + chosen, collate_fn=collate)
         fresh = TextOnly(labels, text_encoder=encoder, head_learning_rate=5e-3)
         fresh.load_state_dict(model.state_dict())
         watched(fresh, watch, training)
@@ -194,7 +195,7 @@ def profile(
 
 def _timed(cls: type, watch: StopWatch) -> type:
     """A class whose special methods count as data; those cannot be replaced on an object."""
-    name = "__call__" if cls is Collate else "__getitem__"
+    name = "__call__" if cls is Collate else "__getitems__"
     inner = getattr(cls, name)
 
     def wrapped(self: Any, *args: Any) -> Any:

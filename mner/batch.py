@@ -33,3 +33,5 @@ class Batch(TypedDict, total=False):
     words: list[tuple[str, ...]]
     id: list[str]
     image_id: list[str | None]
+    labels: tuple[str, ...]  # what `tags` count; absent where nobody says
+    tokenizer: str  # fingerprint of what made the word pieces; absent where nobody says

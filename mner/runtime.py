@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import threading
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,3 +112,29 @@ def run_seed() -> int | None:
     """The seed that `seed_everything` was given."""
     seed = os.environ.get("PL_GLOBAL_SEED")
     return None if seed is None else int(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """Where the random numbers of torch (on every device) and of Python are; tensors and plain data."""
+    version_, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version_, list(numbers), gauss],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Go on from what `random_state` gave.
+
+    >>> state = random_state()
+    >>> first = torch.rand(3)
+    >>> set_random_state(state)
+    >>> torch.equal(torch.rand(3), first)
+    True
+    """
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
+        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
+    version_, numbers, gauss = state["python"]
+    random.setstate((version_, tuple(numbers), gauss))

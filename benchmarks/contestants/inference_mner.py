@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from turns import parser_of, read_records, turn
 
-from mner.data.batching import Batches, BucketSampler, Collate
+from mner.data.batching import BucketSampler, Collate
 from mner.data.dataset import MNERDataset
 from mner.data.examples import Example
 from mner.data.tokenizer import PostTokenizer
@@ -48,9 +48,8 @@ def main() -> None:
             turn(posts=len(entities), entities=sum(entities))
     dataset = MNERDataset(posts, labels, tokenizer)
     loader: Any = DataLoader(
-        Batches(dataset),  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=BucketSampler(dataset.lengths, options.batch, shuffle=False),
+        dataset,
+        batch_sampler=BucketSampler(dataset.lengths, options.batch, shuffle=False),
         collate_fn=Collate(tokenizer.pad_id),
     )
     trainer = pl.Trainer(

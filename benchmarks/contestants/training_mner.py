@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from turns import parser_of, read_records, turn
 
 from mner.batch import Batch
-from mner.data.batching import Batches, BucketSampler, Collate
+from mner.data.batching import BucketSampler, Collate
 from mner.data.dataset import MNERDataset
 from mner.data.examples import Example
 from mner.data.tokenizer import PostTokenizer
@@ -72,9 +72,8 @@ def main() -> None:
         for batch in chosen
     ]
     loader: DataLoader[Batch] = DataLoader(
-        Batches(dataset),  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=chosen,
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=chosen,
         collate_fn=Collate(tokenizer.pad_id),
     )
     torch.manual_seed(0)

@@ -22,6 +22,7 @@ from mner.data.datamodules.base import MNERDataModule
 from mner.errors import CheckpointError
 from mner.fusion import FusionModule
 from mner.runtime import slow_bfloat16
+from mner.training import techniques  # noqa: F401  # so that short names find them
 from mner.training.callbacks import BestByF1
 from mner.training.checkpoint import KEY, import_class, read_checkpoint
 from mner.training.old_names import renamed
@@ -131,6 +132,11 @@ class MNERCLI(LightningCLI):
         if not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
             return
         print(f"\nBest valid F1: {100 * float(best.best_model_score):.2f}")
+        if not Path(best.best_model_path).is_file():  # a resumed run remembers it, but its folder may be gone
+            print(f"Its checkpoint is not there any more: {best.best_model_path}")
+            if Path(best.last_model_path).is_file():
+                print(f"The last one: {best.last_model_path}")
+            return
         print(f"Checkpoint: {best.best_model_path}")
         data = self.datamodule
         if isinstance(data, MNERDataModule):

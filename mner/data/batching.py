@@ -30,6 +30,8 @@ class Collate:
         region_width: f where posts have stored features.
         needs: Inputs beyond regions that the strategy needs, of `mner.data.inputs.NEEDS`.
         grid: Rows and columns of what the model's encoder makes of an image, if that is to have boxes.
+        labels: What `tags` count, and
+        tokenizer: the fingerprint of what made the pieces: told in each batch, so that a model can refuse it.
     """
 
     def __init__(
@@ -39,12 +41,16 @@ class Collate:
         region_width: int | None = None,
         needs: Collection[str] = (),
         grid: tuple[int, int] = (1, 1),
+        labels: Sequence[str] | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         self.pad_id = pad_id
         self.image_shape = image_shape
         self.region_width = region_width
         self.needs = frozenset(needs)
         self.cells = cell_boxes(*grid)
+        self.labels = None if labels is None else tuple(labels)
+        self.tokenizer = tokenizer
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Pad `items` into one batch."""
@@ -83,6 +89,10 @@ class Collate:
             batch["windows"] = windows
         if all(item["tags"] is not None for item in items):
             batch["tags"] = torch.from_numpy(tags)
+        if self.labels is not None:
+            batch["labels"] = self.labels
+        if self.tokenizer is not None:
+            batch["tokenizer"] = self.tokenizer
         if self.image_shape is not None:
             self._put_images(batch, items, self.image_shape)
         if self.region_width is not None:
@@ -208,19 +218,27 @@ class BucketSampler(DistributedSampler[list[int]]):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")
-        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-        if alone:
-            num_replicas, rank = num_replicas or 1, rank or 0
-        super().__init__(_Sized(len(lengths)), num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
-        if len(lengths) < self.num_replicas:
-            raise ValueError(
-                f"Expected at least one post for each of {self.num_replicas} processes, but got {len(lengths)} posts"
-            )
+        self._given = num_replicas is not None
+        super().__init__(
+            _Sized(len(lengths)), num_replicas=num_replicas or 1, rank=rank or 0, shuffle=shuffle, seed=seed
+        )
         self.lengths = lengths
         self.batch_size = batch_size
         self.pool = pool
+        self._join()
+
+    def _join(self) -> None:
+        """Find this process among the others, which may have come up since a loader was made by hand."""
+        if not self._given and torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.num_replicas, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        if len(self.lengths) < self.num_replicas:
+            raise ValueError(
+                f"Expected at least one post for each of {self.num_replicas} processes, but got {len(self.lengths)} "
+                "posts"
+            )
 
     def __len__(self) -> int:
+        self._join()
         n = len(self.lengths)
         per_process = math.ceil(n / (self.batch_size * self.num_replicas))
         return min(per_process, n // self.num_replicas)
@@ -253,13 +271,3 @@ class _Sized(Dataset[list[int]]):
 
     def __len__(self) -> int:
         return self.length
-
-
-class Batches(Dataset[list[Item]]):
-    """Looks a whole batch up at once: a DataLoader with `batch_size=None` draws index lists from `BucketSampler`."""
-
-    def __init__(self, dataset: Dataset[Item]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, indices: Sequence[int]) -> list[Item]:
-        return [self.dataset[index] for index in indices]

@@ -136,6 +136,10 @@ class MNERDataset(Dataset[Item]):
             example=example,
         )
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """The posts of a batch; a `DataLoader` asks for them together."""
+        return [self[index] for index in indices]
+
     def _of_image(self, example: Example) -> dict[str, Any]:
         store, needs = self.regions, self.inputs.needs
         parts = [] if store is None else [stored_regions(store, image_id, needs) for image_id in example.image_ids]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.inputs import OF_REGIONS
+from mner.data.tokenizer import PostTokenizer
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.labels import entity_types
 
@@ -142,6 +143,16 @@ def check_restored(data: MNERDataModule, restored: Mapping[str, Any], resumed: b
                     f"{fact} {before.get(fact)!r}, which the model was trained with",
                     "Extract features with that encoder and those weights (`mner features`).",
                 )
+    files = restored.get("tokenizer")
+    if files and PostTokenizer.from_files(files).fingerprint != data.post_tokenizer.fingerprint:
+        raise DataFormatError(
+            data.root,
+            None,
+            "posts tokenised with another tokeniser",
+            "the one that the checkpoint was trained with",
+            "Leave out `text_encoder` and `tokenizer` of the data module and give the Trainer the model from "
+            "`FusionModule.load_from_checkpoint`.",
+        )
     settings = [*_TEXT_SETTINGS, *(["image_size"] if data.images is not None else [])]
     for key in settings:
         if key in restored and restored[key] != now[key]:

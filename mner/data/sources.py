@@ -9,18 +9,19 @@ from __future__ import annotations
 import glob
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from os import PathLike
 from pathlib import Path
 
-from mner.data.examples import SPLITS, Example
+from mner.data.examples import SPLITS, Example, nested_subset
 from mner.data.formats.conll import CONLL_SUFFIXES
 from mner.data.formats.context import Texts, attach, read_context
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageSource
 from mner.data.formats.json_lines import JSON_SUFFIXES
 from mner.errors import DataFormatError, DataNotFoundError
-from mner.labels import entity_types
+from mner.labels import entity_types, repair
 
 log = logging.getLogger(__name__)
 
@@ -253,3 +254,13 @@ def _from_store(posts: Sequence[Example], store: FeatureStore) -> dict[str, int]
     never = set(store.missing(image_id for image_ids in absent for image_id in image_ids))
     unknown = sum(never.issuperset(image_ids) for image_ids in absent)
     return {"broken when they were extracted": len(absent) - unknown, "never extracted": unknown}
+
+
+def training_posts(posts: list[Example], fraction: float, seed: int, repaired: bool) -> list[Example]:
+    """The training posts that are used: a part of them, drawn with `seed`, and with a stray `I-` made a `B-`."""
+    if fraction < 1:
+        posts = nested_subset(posts, fraction, seed)
+        log.info("train: %d posts kept by train_fraction=%g", len(posts), fraction)
+    if repaired:
+        posts = [replace(post, tags=tuple(repair(post.tags))) if post.tags else post for post in posts]
+    return posts

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +26,7 @@ BINARY = "data:application/octet-stream;base64,"
 """How the content of a file that is no text begins, where text is kept (RFC 2397)."""
 MAX_WORD = 1_000
 """Characters of a word that are read."""
+_TRIED = ["Anna", "NAÏVE", "don't", "#MNER", "3,14", "http://t.co/a1b2", "ゐ", "🙂"]
 Ints = NDArray[np.int32]
 
 
@@ -181,6 +184,13 @@ class PostTokenizer:
     def pad_id(self) -> int:
         """Id to pad with; masked, so any id does where the tokeniser has none."""
         return int(self.tokenizer.pad_token_id or 0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A name for the pieces that it makes: the same for tokenisers of one vocabulary that split words alike."""
+        tried = self.tokenizer(_TRIED, is_split_into_words=True, verbose=False)["input_ids"]
+        known = json.dumps([sorted(self.tokenizer.get_vocab().items()), list(tried)])
+        return hashlib.sha256(known.encode()).hexdigest()[:16]
 
     def files(self) -> dict[str, str]:
         """The tokeniser's own files, name to content, to be kept in checkpoints."""

@@ -120,7 +120,7 @@ class ImageEncoder(nn.Module):
             name: torch.empty_like(value, device="meta").requires_grad_(isinstance(value, nn.Parameter))
             for name, value in [*self.backbone.named_parameters(), *self.backbone.named_buffers()]
         }
-        image = torch.zeros(1, 3, size, size, device="meta")
+        image = torch.zeros(2, 3, size, size, device="meta")  # two: batch normalisation wants more than one value
         with torch.enable_grad():
             features = functional_call(
                 _Features(self.backbone), {f"model.{name}": value for name, value in meta.items()}, (image,)

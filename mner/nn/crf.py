@@ -89,7 +89,8 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         if labels is not None and constrain:
             start, follow = allowed_transitions(labels)
             forbidden = ~torch.tensor([*([*row, True] for row in follow), [*start, True]])  # (k, k)
-        self.register_buffer("_forbidden", forbidden, persistent=False)
+        # No buffer: what averages weights (Lightning's WeightAveraging) averages buffers too, and bool has no mean.
+        self._forbidden = forbidden
 
     def forward(
         self, emissions: Tensor, tags: Tensor, mask: Tensor | None = None, reduction: Reduction = "sum"
@@ -248,7 +249,11 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         return kernel.close_edges(*self._scores(beside)).detach()
 
     def _constrained(self, edges: Tensor) -> Tensor:
-        return edges if self._forbidden is None else edges.masked_fill(self._forbidden.to(edges.device), -math.inf)
+        if self._forbidden is None:
+            return edges
+        if self._forbidden.device != edges.device:
+            self._forbidden = self._forbidden.to(edges.device)  # once, where the weights went
+        return edges.masked_fill(self._forbidden, -math.inf)
 
     def _words_first(self, emissions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Checked emissions (w, b, l) and bool mask (w, b)."""

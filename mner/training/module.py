@@ -6,7 +6,7 @@ What a strategy computes is the other half, `mner.fusion.base`. Names of what is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mner.batch import Batch
+from mner.data.agreement import check_batch, tokenizer_of
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.formats.predictions import Prediction, ScoredSpan
+from mner.data.loader import PostLoader
 from mner.data.recipe import check_inputs, check_restored
 from mner.data.windows import whole_posts
 from mner.labels import MODES, Span, spans
@@ -23,6 +25,7 @@ from mner.metrics import SpanF1
 from mner.training.checkpoint import accept, load_module, write_extras
 
 STAGES = ("val", "test")
+ExtraLoss = Callable[[Any, Batch, Tensor], Tensor]
 
 
 class TaggingModule(pl.LightningModule):
@@ -36,12 +39,16 @@ class TaggingModule(pl.LightningModule):
         needs: Inputs beyond regions: some of `boxes`, `scores`, `object_names`, `relation`, `groups`. Batches then have
             them, or the data are refused before training (`mner.data.inputs`).
         region_order_matters: Whether regions in another order may give other emissions.
+        text_alone: Set to True, a strategy that uses images takes batches without any; else it refuses them.
+        extra_losses: Parts of the training loss by name, beside those of `losses`: functions of module, batch and
+            emissions (b, w, l) that a technique registers for a run.
         restored: What the checkpoint that it came from says of its data; None for a new model.
     """
 
     uses_image: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     region_order_matters: ClassVar[bool] = False
+    text_alone: bool = False
     labels: list[str]
     text_encoder: Any
 
@@ -53,11 +60,18 @@ class TaggingModule(pl.LightningModule):
         )
         self._tested: list[tuple[list[str], list[str]]] = []
         self.restored: dict[str, Any] | None = None
+        self.extra_losses: dict[str, ExtraLoss] = {}
+        self._tokenizer: str | None = None
+        self._places: list[dict[str, Any]] = []  # in the epoch, of the loaders of a run that goes on
 
     # What the strategy's half has
 
     def label_scores(self, batch: Batch) -> Tensor:
         """What is decoded (b, w, l): scores of the labels of each word."""
+        raise NotImplementedError
+
+    def emissions(self, batch: Batch) -> Tensor:
+        """Label scores (b, w, l), before the CRF."""
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -92,15 +106,43 @@ class TaggingModule(pl.LightningModule):
             check_inputs(self, data)
             if self.restored is not None:
                 check_restored(data, self.restored.get("data", {}))
+            self._tokenizer = data.post_tokenizer.fingerprint
+        elif (own := tokenizer_of(self)) is not None:
+            self._tokenizer = own.fingerprint
+
+    def on_train_start(self) -> None:
+        """Go on in the middle of the epoch that a checkpoint was taken in.
+
+        Lightning restores a loader only if it makes it after reading the checkpoint; the schedule asks for it before.
+        """
+        places, self._places = self._places, []
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, PostLoader) and len(places) == 1:
+            loader.load_state_dict(places[0])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of training."""
-        parts = self.losses(batch)
+        check_batch(self, batch, self._tokenizer)
+        parts = self._losses(batch)
         loss = torch.stack(list(parts.values())).sum()
         size = len(batch["id"])
         self.log_dict({f"train/{name}_loss": part for name, part in parts.items()}, batch_size=size)
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
         return loss
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The parts of the loss, and those that techniques registered for this run."""
+        if not self.extra_losses:
+            return self.losses(batch)
+        seen: list[Tensor] = []
+        crf: Any = self.crf
+        watch = crf.register_forward_pre_hook(lambda crf, inputs: seen.append(inputs[0]))
+        try:
+            parts = self.losses(batch)
+        finally:
+            watch.remove()
+        emissions = seen[0] if seen else self.emissions(batch)  # a strategy may train its posteriors only
+        return {**parts, **{name: extra(self, batch, emissions) for name, extra in self.extra_losses.items()}}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch of the valid split."""
@@ -131,6 +173,7 @@ class TaggingModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Tags and entities of each post, with the probability of each entity."""
+        check_batch(self, batch, self._tokenizer)
         label_scores, batch = whole_posts(self.label_scores(batch), batch)
         pred = self._names(self.decode(label_scores, batch))
         found = [spans(tags) for tags in pred]
@@ -155,6 +198,7 @@ class TaggingModule(pl.LightningModule):
         ]
 
     def _evaluate(self, batch: Batch, stage: str) -> tuple[list[list[int]], Batch]:
+        check_batch(self, batch, self._tokenizer)
         scores, batch = whole_posts(self.label_scores(batch), batch)
         size = len(batch["id"])
         self.log(f"{stage}/loss", self.evaluation_loss(scores, batch), batch_size=size, on_epoch=True, sync_dist=True)
@@ -216,6 +260,14 @@ class TaggingModule(pl.LightningModule):
         schedule = get_linear_schedule_with_warmup(optimizer, int(options["warmup_ratio"] * total), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """One step of the schedule, for the groups of parameters too that a callback added (Lightning's finetuning)."""
+        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            for group in scheduler.optimizer.param_groups[len(scheduler.base_lrs) :]:
+                scheduler.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+                scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
+        super().lr_scheduler_step(scheduler, metric)
+
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -225,6 +277,8 @@ class TaggingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another class or of other labels; Lightning calls this when it restores one."""
         accept(self, checkpoint)
+        loop: dict[str, Any] = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
+        self._places = list(loop.get("combined_loader", []))
         data = getattr(self.trainer, "datamodule", None)
         if self.restored is not None and isinstance(data, MNERDataModule):
             check_restored(data, self.restored.get("data", {}), resumed=bool(self.trainer.training))

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mner.data.batching import Batches, BucketSampler, Collate
+from mner.data.batching import BucketSampler, Collate
 from mner.data.dataset import MNERDataset
 from mner.data.examples import Example
 from mner.data.tokenizer import PostTokenizer
@@ -105,6 +105,6 @@ def test_too_few_posts_for_the_processes():
         BucketSampler(np.array([1, 2]), 4, False, num_replicas=3, rank=0)
 
 
-def test_batches_look_up_lists(tokenizer):
+def test_batches_are_looked_up_together(tokenizer):
     dataset = MNERDataset(POSTS, LABELS, tokenizer)
-    assert [item["example"].id for item in Batches(dataset)[[2, 0]]] == ["3", "1"]
+    assert [item["example"].id for item in dataset.__getitems__([2, 0])] == ["3", "1"]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch.utils.data import DataLoader
 
 from mner.batch import Batch
+from mner.data.agreement import agree
 from mner.data.datamodules.loading import BatchLoading
 from mner.data.dataset import MNERDataset
-from mner.data.examples import Example, Split, fingerprint, nested_subset
+from mner.data.examples import Example, Split, fingerprint
 from mner.data.formats.context import Texts
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageFolder, ImageSource
@@ -27,6 +27,7 @@ from mner.data.sources import (
     read_source,
     refuse_overlap,
     report_images,
+    training_posts,
     with_context,
 )
 from mner.data.tokenizer import PostTokenizer, encoder_config, encoder_limit
@@ -34,7 +35,7 @@ from mner.data.transforms import transform_for
 from mner.data.word_splitter import style_of
 from mner.data.word_style import WordStyle, find_style
 from mner.errors import DataNotFoundError
-from mner.labels import bio_labels, repair
+from mner.labels import bio_labels
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class MNERDataModule(BatchLoading):
         batch_size: Posts in a batch of one device.
         eval_batch_size: The same for evaluation; None for `batch_size`.
         num_workers: Processes that prepare batches.
-        text_encoder: Whose tokeniser to use; the command line takes it from the model.
+        text_encoder: Whose tokeniser to use; None for that of the model that is trained or evaluated (`"tiny"` as long
+            as there is none).
         tokenizer: Name or folder of the tokeniser where the text encoder comes without one (VisualBERT on the Hub).
         max_length: Most word pieces of post and context together; None for the tokeniser's own limit.
         replace_urls: Word that stands for every URL, or None to leave URLs as they are.
@@ -84,7 +86,7 @@ class MNERDataModule(BatchLoading):
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        text_encoder: str | dict[str, Any] = "tiny",
+        text_encoder: str | dict[str, Any] | None = None,
         tokenizer: str | None = None,
         max_length: int | None = None,
         replace_urls: str | None = None,
@@ -133,6 +135,7 @@ class MNERDataModule(BatchLoading):
             self.labels = bio_labels(self.types)
         self.fingerprints: dict[str, str] = {}
         self.word_style: WordStyle | None = None
+        self.tokenizer_given = False
         self._tokenizer: PostTokenizer | None = None
         self._store: FeatureStore | None = None
 
@@ -159,11 +162,11 @@ class MNERDataModule(BatchLoading):
     def post_tokenizer(self) -> PostTokenizer:
         """The tokeniser, loaded when first asked for."""
         if self._tokenizer is None:
-            name = self.tokenizer or self.text_encoder
+            name = self.tokenizer or self.text_encoder or "tiny"
             if isinstance(name, dict):
                 raise ValueError("Expected `tokenizer` (a name or folder) beside a text encoder given as configuration")
             self._tokenizer = PostTokenizer(name, self.max_length, self.replace_urls)
-            self._tokenizer.limit_to(encoder_limit(encoder_config(self.text_encoder)))
+            self._tokenizer.limit_to(encoder_limit(encoder_config(self.text_encoder or "tiny")))
         return self._tokenizer
 
     def describe(self) -> dict[str, Any]:
@@ -195,12 +198,21 @@ class MNERDataModule(BatchLoading):
         Args:
             files: Name and content of the tokeniser's files, as `describe` gives them.
         """
-        self._tokenizer = PostTokenizer.from_files(files, self.max_length, self.replace_urls)
+        self.tokenize_with(PostTokenizer.from_files(files, self.max_length, self.replace_urls))
+        self.tokenizer_given = True
+
+    def tokenize_with(self, tokenizer: PostTokenizer) -> None:
+        """Tokenise with another one from here on; what was tokenised before is read again."""
+        self._tokenizer = tokenizer
+        self.datasets.clear()
 
     # Lightning's hooks
 
     def setup(self, stage: str) -> None:
         """Read and tokenise the splits that `stage` (fit, validate, test, predict) needs."""
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        if hasattr(model, "restored"):
+            agree(self, model)
         wanted: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "valid"),
             "validate": ("valid",),
@@ -210,8 +222,7 @@ class MNERDataModule(BatchLoading):
         encoder = getattr(getattr(self.trainer, "lightning_module", None), "text_encoder", None)
         self.post_tokenizer.limit_to(getattr(encoder, "piece_limit", None))
         for split in wanted.get(stage, ()):
-            if split not in self.datasets:
-                self.datasets[split] = self.dataset(split)
+            self._ready(split)
         if stage in ("fit", "test"):
             refuse_overlap(
                 {split: (post.id for post in self._posts(split)) for split in self.split_names()},
@@ -257,17 +268,9 @@ class MNERDataModule(BatchLoading):
         posts = self.examples(split)
         if split == "train":
             self.word_style = find_style([post.words for post in posts], style_of(type(self).__name__))
-            posts = self._training_posts(posts)
+            posts = training_posts(posts, self.train_fraction, self.seed, self.repair_iob == "i_to_b")
         dropout = self.context_dropout if split == "train" else 0.0
         return self._prepare(posts, split, self.image_source(split), dropout)
-
-    def _training_posts(self, posts: list[Example]) -> list[Example]:
-        if self.train_fraction < 1:
-            posts = nested_subset(posts, self.train_fraction, self.seed)
-            log.info("train: %d posts kept by train_fraction=%g", len(posts), self.train_fraction)
-        if self.repair_iob == "i_to_b":
-            posts = [replace(post, tags=tuple(repair(post.tags))) if post.tags else post for post in posts]
-        return posts
 
     def _prepare(
         self, posts: Sequence[Example], name: str, folder: ImageSource | None, context_dropout: float = 0.0

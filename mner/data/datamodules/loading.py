@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from mner.batch import Batch
-from mner.data.batching import Batches, BucketSampler, Collate
+from mner.data.batching import Collate
 from mner.data.dataset import MNERDataset
 from mner.data.examples import Split
 from mner.data.formats.context import Texts
@@ -19,6 +19,7 @@ from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageSource
 from mner.data.formats.relations import read_relations
 from mner.data.inputs import OF_REGIONS, PostInputs, check_needs
+from mner.data.loader import post_loader
 from mner.data.sources import find_place, read_source
 from mner.data.tokenizer import PostTokenizer
 
@@ -41,6 +42,7 @@ class BatchLoading(pl.LightningDataModule):
     eval_batch_size: int
     num_workers: int
     seed: int
+    labels: list[str]
     relations: str | None
     object_names: str | None
 
@@ -73,6 +75,10 @@ class BatchLoading(pl.LightningDataModule):
     @property
     def post_tokenizer(self) -> PostTokenizer:
         """The tokeniser."""
+        raise NotImplementedError
+
+    def dataset(self, split: Split) -> MNERDataset:
+        """One split, tokenised."""
         raise NotImplementedError
 
     # What the model needs
@@ -123,6 +129,12 @@ class BatchLoading(pl.LightningDataModule):
 
     # Lightning's hooks
 
+    def _ready(self, split: Split) -> MNERDataset:
+        """A split, read unless it is at hand; loaders by hand may ask before anybody called `setup`."""
+        if split not in self.datasets:
+            self.datasets[split] = self.dataset(split)
+        return self.datasets[split]
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note the images that have a file, but could not be opened."""
         if "image" in batch and not batch["has_image"].all():
@@ -144,19 +156,19 @@ class BatchLoading(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Bucketed, shuffled batches of the training split."""
-        return self._loader(self.datasets["train"], self.batch_size, shuffle=True)
+        return self._loader(self._ready("train"), self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the valid split, each post once."""
-        return self._loader(self.datasets["valid"], self.eval_batch_size, shuffle=False)
+        return self._loader(self._ready("valid"), self.eval_batch_size, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test split, each post once."""
-        return self._loader(self.datasets["test"], self.eval_batch_size, shuffle=False)
+        return self._loader(self._ready("test"), self.eval_batch_size, shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches of `predict_split`."""
-        return self._loader(self.datasets[self.predict_split], self.eval_batch_size, shuffle=False)
+        return self._loader(self._ready(self.predict_split), self.eval_batch_size, shuffle=False)
 
     # From data sets to batches
 
@@ -170,15 +182,10 @@ class BatchLoading(pl.LightningDataModule):
             encoder = getattr(self._served, "image_encoder", None)
             if encoder is not None and self.needs & OF_REGIONS:
                 grid = encoder.grid(size)
-        return Collate(self.post_tokenizer.pad_id, image_shape, self.region_width, self.needs, grid)
+        tokenizer = self.post_tokenizer
+        return Collate(
+            tokenizer.pad_id, image_shape, self.region_width, self.needs, grid, self.labels, tokenizer.fingerprint
+        )
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
-        return DataLoader(
-            Batches(dataset),  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=BucketSampler(dataset.lengths, batch_size, shuffle, seed=self.seed),
-            collate_fn=self.collate(dataset),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=False,
-        )
+        return post_loader(dataset, self.collate(dataset), batch_size, shuffle, self.seed, self.num_workers)

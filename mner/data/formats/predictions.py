@@ -67,6 +67,10 @@ class Prediction:
     entities: tuple[ScoredSpan, ...] = ()
     has_image: bool | None = None
 
+    def to(self, *args: Any, **kwargs: Any) -> Prediction:
+        """Itself: nothing is to be moved. Lightning moves what `predict_step` returns, and asks this of it."""
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:

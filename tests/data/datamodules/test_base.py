@@ -418,7 +418,7 @@ def test_what_workers_are_given_can_be_pickled(make, source):
     data.setup("fit")
     loader = data.train_dataloader()
     dataset, collate = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
-    assert collate(dataset[[0, 1]])["id"] == ["0000", "0001"]
+    assert collate([dataset[0], dataset[1]])["id"] == ["0000", "0001"]
 
 
 def test_the_test_posts_are_shuffled_never(make, tmp_path):

@@ -1,0 +1,134 @@
+"""Training techniques for any strategy, as callbacks that a config names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from torch import Tensor, nn
+
+from mner.batch import Batch
+from mner.nn.objectives import divergence
+from mner.training.module import TaggingModule
+
+log = logging.getLogger(__name__)
+
+
+class LayerwiseLearningRates(pl.Callback):
+    """Smaller rates for lower layers of the text encoder, whose knowledge is more general and should change less.
+
+    Of an encoder with n layers, layer i of 1..n learns with `learning_rate · decay^(n - i)`, the embeddings with
+    `learning_rate · decay^n`; all else is as before. Howard & Ruder (2018, "discriminative fine-tuning") divide
+    the rate by 2.6 from layer to layer; Clark et al. (2020, ELECTRA) multiply it by .8 or .9, for transformers.
+
+    Args:
+        decay: Factor from a layer to the one below it, above 0 and up to 1; 1 changes nothing.
+
+    Raises:
+        ValueError: If `decay` is out of its range, or the encoder cannot be taken apart into layers; it says which can.
+    """
+
+    def __init__(self, decay: float = 0.9) -> None:
+        if not 0 < decay <= 1:
+            raise ValueError(f"Expected `decay` above 0 and up to 1, but got {decay}")
+        self.decay = decay
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Divide the optimiser's groups by layer; a schedule multiplies each group's own rate."""
+        encoder = _tagging(pl_module).text_encoder
+        depth = _depths(encoder)
+        for optimizer, config in zip(trainer.optimizers, trainer.lr_scheduler_configs, strict=True):
+            schedule: Any = config.scheduler
+            groups = [part for group in optimizer.param_groups for part in self._divided(group, depth)]
+            lambdas = schedule.lr_lambdas[:1] * len(groups)
+            rates = [group["initial_lr"] for group in groups]
+            optimizer.param_groups[:] = groups
+            schedule.base_lrs, schedule.lr_lambdas = rates, lambdas
+        log.info("Layer-wise learning rates: %d layers, factor %g", max(depth.values(), default=0), self.decay)
+
+    def _divided(self, group: dict[str, Any], depth: Mapping[int, int]) -> list[dict[str, Any]]:
+        """One group for each depth in `group`, from the top down."""
+        parts: dict[int, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(depth.get(id(parameter), 0), []).append(parameter)
+        return [
+            {
+                **group,
+                "params": parts[below],
+                "lr": group["lr"] * self.decay**below,
+                "initial_lr": group.get("initial_lr", group["lr"]) * self.decay**below,
+            }
+            for below in sorted(parts)
+        ]
+
+
+def _depths(encoder: Any) -> dict[int, int]:
+    """By id of a parameter, how many layers of n it is below the top: 0 in the last layer, n in the embeddings."""
+    layers = list(encoder.layers)
+    below = {id(parameter): len(layers) for parameter in encoder.parameters()}
+    for place, layer in enumerate(layers, start=1):
+        below.update({id(parameter): len(layers) - place for parameter in layer.parameters()})
+    return below
+
+
+class AveragedWeights(EMAWeightAveraging):
+    """Exponential moving average of the weights; it is what is validated, and what the best checkpoint holds.
+
+    After each step, `mean = decay · mean + (1 - decay) · weights` (Polyak & Juditsky 1992; Lightning's
+    `EMAWeightAveraging`, without its buffers: counters have no mean). `decay` .999 averages over about 1,000 steps; the
+    average begins at the first step, so give short runs a smaller one.
+
+    Args:
+        decay: Part of the old mean that is kept, 0 to below 1.
+
+    Raises:
+        ValueError: If `decay` is out of its range.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"Expected `decay` from 0 up to below 1, but got {decay}")
+        super().__init__(decay=decay, use_buffers=False)
+
+
+class RDrop(pl.Callback):
+    """Two passes through dropout should agree (Liang et al. 2021, R-Drop): adds their divergence to the loss.
+
+    `weight · (KL(p || q) + KL(q || p)) / 2`, exactly over tag sequences and divided by the number of words
+    (`mner.nn.objectives.divergence`); each pass in turn is the constant that the other one learns from. It costs one
+    more forward pass a step. The paper averages the tagging loss over both passes too; here it is that of the first.
+
+    Args:
+        weight: Of the divergence in the loss; the paper's values are 1 to 5.
+
+    Raises:
+        ValueError: If `weight` is negative.
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        if weight < 0:
+            raise ValueError(f"Expected `weight` of 0 or more, but got {weight}")
+        self.weight = weight
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Register the loss for this run."""
+        _tagging(pl_module).extra_losses["rdrop"] = self.loss
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take it out again."""
+        _tagging(pl_module).extra_losses.pop("rdrop", None)
+
+    def loss(self, module: Any, batch: Batch, emissions: Tensor) -> Tensor:
+        """The weighted divergence between these emissions (b, w, l) and those of a second pass."""
+        second, mask = module.emissions(batch), batch["word_mask"]
+        both = divergence(module.crf, second, emissions, mask) + divergence(module.crf, emissions, second, mask)
+        return self.weight * both / 2
+
+
+def _tagging(module: pl.LightningModule) -> TaggingModule:
+    if not isinstance(module, TaggingModule):
+        raise TypeError(f"Expected a mner.fusion.FusionModule, but got {type(module).__name__}")
+    return module

@@ -74,7 +74,7 @@ def show(
                 parts = _drawn(tagger, islice(from_lines(stream, input, Images(images), texts), count), attention)
     title = f"Entities of {source.name}"
     if str(output) == STANDARD:
-        print(Rendering(parts).page(title))
+        sys.stdout.write(Rendering(parts).page(title))
     page = "the standard output" if str(output) == STANDARD else Rendering(parts).save(output, title=title)
     print(f"{len(parts)} posts drawn on {page}", file=sys.stderr)
     return 0

@@ -233,7 +233,7 @@ def report_images(
         raise DataNotFoundError(
             f"{place} has none of the images of the {len(posts)} {split} posts ({listed}); check folder and ids{advice}"
         )
-    names = store.names_index if store is not None else getattr(folder, "names", None)
+    names = getattr(store, "names_index", None) if store is not None else getattr(folder, "names", None)
     if names is not None and names.loose:
         log.warning("%s: %s", split, names.report())
     if listed:

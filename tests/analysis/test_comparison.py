@@ -176,7 +176,7 @@ def test_command_compares_ours_with_a_peers_conll(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "100.00" in printed
     assert "p of F1, randomisation over posts" in printed
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+    assert {file.name for file in (tmp_path / "out").glob("[!.]*")} == {
         "scores.csv", "tests.csv", "post_means.csv", "comparison.md", "comparison.png"
     }  # fmt: skip
 

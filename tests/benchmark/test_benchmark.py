@@ -180,7 +180,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_runs_folder_of_somebody_else_is_left_alone(write, tmp_path):
-    job = plan([write()], [0], [1.0], [], "valid")[0]
+    job = plan([write("a")], [0], [1.0], [], "valid")[0]
     checkpoint = tmp_path / "out" / "runs" / job.name / "checkpoints" / "best.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_text("mine")

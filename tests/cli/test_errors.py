@@ -86,7 +86,7 @@ def test_outputs_that_cannot_be(here, checkpoint, capsys):
     posts.write_text('{"text": "Anna sings"}\n', encoding="utf-8")
     (here / "a_file").write_text("x")
     tag = ["tag", str(posts), "--checkpoint", checkpoint, "--output"]
-    assert "Is a directory" in line(capsys, *tag, "data")
+    assert "data is a folder" in line(capsys, *tag, "data")
     assert "a_file" in line(capsys, *tag, "a_file/below.jsonl")
     show = ["show", str(posts), "--checkpoint", checkpoint, "--output"]
     assert "data" in line(capsys, *show, "data")

@@ -243,9 +243,9 @@ def test_predict_to_the_standard_output_and_over_no_file_of_others(best, fitted,
         (work / "mine.jsonl").write_text(content)
         assert main([*args, "--output=mine.jsonl"]) == 2
         assert (work / "mine.jsonl").read_text() == content
-    before = best.read_bytes()
+    before = Path(best).read_bytes()
     assert main([*args, f"--output={best}"]) == 2
-    assert best.read_bytes() == before
+    assert Path(best).read_bytes() == before
 
 
 def test_predict_writes_a_file_that_can_be_read(best, fitted, work, capsys):

@@ -189,7 +189,8 @@ def test_images(tmp_path):
     assert split.images == 2
     assert report.fit_for_training
     assert report.warnings[0].startswith("train: 5 of 7 images could not be read")
-    assert report.warnings[1] == "train: 1 post without an image id: 7"
+    assert "bomb.jpg as bomb.png" in report.warnings[1]
+    assert report.warnings[2] == "train: 1 post without an image id: 7"
     assert "images: 2 good, 1 missing, 4 broken" in report.render()
 
 

@@ -146,8 +146,11 @@ def test_new_posts_are_seen_as_those_of_the_training(kind, root, bert_folder, tm
         warnings.simplefilter("error")
         sections = tagger.prepare(given)
     items = [
-        tagger.decoder.item(Section(0, one.words, one.context, one.seen, one.object_names, one.relation))
+        item
         for one in sections
+        for item in tagger.decoder.items(
+            Section(0, one.words, one.context, one.seen, one.object_names, one.relation)
+        )
     ]
     with torch.no_grad():
         found = tagger.model.emissions(tagger.decoder.batch(items))

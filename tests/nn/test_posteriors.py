@@ -208,7 +208,7 @@ def trained(tmp_path_factory, posts_folder, bert_folder):
     data = Twitter2017DataModule(str(posts_folder), batch_size=3, text_encoder=bert_folder)
     model = lively(Mixture(data.labels, text_encoder=bert_folder, learning_rate=1e-2)).train()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    trainer = Trainer(max_epochs=2, enable_checkpointing=False, **QUIET)
+    trainer = Trainer(max_epochs=8, enable_checkpointing=False, **QUIET)
     trainer.fit(model, datamodule=data)
     path = tmp_path_factory.mktemp("mixture") / "model.ckpt"
     trainer.save_checkpoint(path)

@@ -84,20 +84,20 @@ def test_boxes_are_drawn_on_the_whole_picture(posts_folder, bert_folder, tmp_pat
     checkpoint = save(model, data, tmp_path / "model.ckpt")
     options = {"features": str(tmp_path / "regions"), "out": tmp_path / "out", "device": "cpu"}
     assert attention_command(checkpoint, posts_folder, posts_folder / "images", posts=["10"], **options) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["10-1.png"]
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["10-1.png"]
 
 
 def test_command_draws_posts_at_random_or_by_id(make, posts_folder, tmp_path, capsys):
     checkpoint = save(*make(VisualAttention), tmp_path / "model.ckpt")
     options = {"split": "valid", "device": "cpu"}
     attention_command(checkpoint, posts_folder, posts_folder / "images", count=2, out=tmp_path / "a", **options)
-    drawn = [path.stem for path in (tmp_path / "a").iterdir()]
+    drawn = [path.stem for path in (tmp_path / "a").glob("[!.]*")]
     assert len(drawn) == 2
     assert set(drawn) <= {"10-1", "11-1", "14-1", "15-1"}  # 12 has no image, that of 13 is broken
     attention_command(
         checkpoint, posts_folder, posts_folder / "images", posts=["12", "14"], out=tmp_path / "b", **options
     )
-    assert [path.stem for path in (tmp_path / "b").iterdir()] == ["14-1"]
+    assert [path.stem for path in (tmp_path / "b").glob("[!.]*")] == ["14-1"]
     assert "12: no picture to draw on (missing)" in capsys.readouterr().out
     with pytest.raises(ArgumentError, match="nobody"):
         attention_command(checkpoint, posts_folder, posts_folder / "images", posts=["nobody"], out=tmp_path, **options)

@@ -211,7 +211,7 @@ def test_push(saved, monkeypatch):
             seen["repository"] = (name, private, exist_ok)
             return SimpleNamespace(repo_id=f"me/{name}")
 
-        def upload_folder(self, repo_id, folder_path, commit_message):
+        def upload_folder(self, repo_id, folder_path, commit_message, ignore_patterns):
             tagger = Tagger.from_pretrained(folder_path, device="cpu")
             seen["upload"] = (repo_id, commit_message, tagger("Anna", context="a").tags, tagger.licence, tagger.scores)
             return SimpleNamespace(commit_url="https://hub/me/model/commit/1")

@@ -365,8 +365,12 @@ def test_the_command_that_exports(tmp_path, capsys, bert_folder):
             a, b = one[row]["image"], two[row]["image"]
             assert (a is None and b is None) or torch.equal(a, b)
     assert ours.fingerprints == theirs.fingerprints
-    assert main(["data", "export", str(root), str(out)]) == 2
+    mine = tmp_path / "mine" / "dataset_dict.json"
+    mine.parent.mkdir()
+    mine.write_text("mine", encoding="utf-8")
+    assert main(["data", "export", str(root), str(mine.parent)]) == 2
     assert "expected a new or empty folder" in capsys.readouterr().err
+    assert mine.read_text(encoding="utf-8") == "mine"
     assert main(["data", "export", str(root), str(tmp_path / "sorted")]) == 0
     assert DatasetsDataModule(str(tmp_path / "sorted")).labels == bio_labels(["LOC", "MISC", "ORG", "PER"])
 

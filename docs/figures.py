@@ -260,6 +260,26 @@ FIGURES = {
             "final.b gate.r", "aware.b gate.l", "gate.b head.t", "head.b mixed.t", "mixed.b crf.t",
         ),
     ),
+    "relation_propagation": Figure(
+        "RelationPropagation: read once to weigh the image, then again for the tags",
+        {
+            "post": Box(170, 0, "word pieces of post and context", "(b, t)", "text", 230),
+            "regions": Box(550, 0, "regions V; none without image", "(b, r, f)", "image", 220),
+            "visual": Box(550, 1, "W V + b", "(b, r, d)", "image", 140, "stream.projection"),
+            "first": Box(360, 2, "first pass: all layers read [text ; visual]", "(b, t + r, d)", "both", 290,
+                         "text_encoder.model.encoder"),
+            "relation": Box(360, 3, "[CLS]: Linear, sigmoid: relation r", "(b, 1)", "both", 250, "stream.relation"),
+            "scaled": Box(550, 4, "r (W V + b)", "(b, r, d)", "both", 140),
+            "second": Box(360, 5, "second pass, same weights", "(b, t + r, d)", "both", 250),
+            "words": Box(360, 6, "first piece of each word", "(b, w, d)", "both", 250, "word_projection"),
+            **tail(7),
+        },
+        (
+            "post.b first.t-60", "regions.b visual.t", "visual.b first.t+60", "first.b relation.t",
+            "relation.b scaled.l", "visual.r scaled.r @690", "post.l second.l @40", "scaled.b second.r",
+            "second.b words.t", "words.b head.t", *TAIL,
+        ),
+    ),
 }  # fmt: skip
 
 

@@ -243,7 +243,7 @@ def _attention_maps(subject: _Subject) -> Iterator[str]:
             if not isinstance(parts.get(name), nn.MultiheadAttention):  # torch's own may attend to anything
                 yield f"{name} has {weights.shape[2]} weights for {regions.shape[1]} regions; see its `attends_to`"
             continue
-        rows = weights[words] if weights.shape[1] == words.shape[1] else weights.flatten(0, 1)
+        rows = weights[words & regions.any(1)[:, None]] if weights.shape[1] == words.shape[1] else weights.flatten(0, 1)
         sums, least = rows.sum(-1), 0.0 if isinstance(parts.get(name), SingleStream) else 0.999  # the rest is on pieces
         if not ((sums > least) & (sums < 1.001)).all() or rows.min() < 0:
             yield f"{name} has weights that sum to {sums.min():.3g} … {sums.max():.3g}; expected 1"

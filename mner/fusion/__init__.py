@@ -3,6 +3,7 @@
 from mner.fusion.base import FusionModule
 from mner.fusion.co_attention import CoAttention
 from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
+from mner.fusion.relation_propagation import RelationPropagation
 from mner.fusion.text_only import TextOnly
 from mner.fusion.transformer_attention import TransformerAttention
 from mner.fusion.unified_multimodal_transformer import UnifiedMultimodalTransformer
@@ -14,6 +15,7 @@ __all__ = [
     "Concatenation",
     "ConcatenationWithoutCharacters",
     "FusionModule",
+    "RelationPropagation",
     "TextOnly",
     "TransformerAttention",
     "UnifiedMultimodalTransformer",

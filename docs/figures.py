@@ -280,6 +280,25 @@ FIGURES = {
             "second.b words.t", "words.b head.t", *TAIL,
         ),
     ),
+    "object_aware": Figure(
+        "ObjectAware: bilinear attention to objects, and a classifier that must not tell them from words",
+        {
+            **words(170),
+            **regions(),
+            "objects": Box(550, 2, "perceptron: o", "(b, r, d)", "image", 210, "fusion.objects"),
+            "attention": Box(420, 3, "t and o: bilinear attention", "(b, w, d)", "both", 230, "fusion.attention"),
+            "gate": Box(420, 4, "gate g; LayerNorm(t + g ∘ b)", "(b, w, d)", "both", 230, "fusion"),
+            "reverse": Box(140, 3, "gradient reversal", "(b, w or r, d)", "both", 190),
+            "modality": Box(140, 4, "word or object?", "(b, w or r)", "both", 190),
+            "adversarial": Box(140, 5, "loss, times λ", "a number", "out", 190),
+            **tail(5, 420),
+        },
+        (
+            "encoder.b words.t", "image.b regions.t", "regions.b objects.t", "words.b-30 reverse.t",
+            "words.r attention.t-40", "objects.b attention.t+40 @2.55", "objects.l reverse.t+40", "attention.b gate.t",
+            "words.b+95 gate.l", "reverse.b modality.t", "modality.b adversarial.t", "gate.b head.t", *TAIL,
+        ),
+    ),
 }  # fmt: skip
 
 

@@ -111,8 +111,8 @@ class RelationPropagation(FusionModule):
         words, s = RelationStream(post, V);     emissions = Linear(dropout(words))
         loss = NLL_CRF(emissions, tags) + λ BCE(sigmoid(s), relation)
 
-    `relation` (0 to 1, NaN where unknown) says whether the image adds to the post; a batch without it has no such loss,
-    and then the tags alone teach the gate. So do they, too, where it is known: r is not detached.
+    `relation` (0 to 1, NaN where unknown) says whether the image adds to the post. With λ = 0 nobody needs it, and the
+    tags alone teach the gate. So do they, too, where it is known: r is not detached.
 
     Paper: Sun et al. (2021); `RelationStream` has the formula of the gate. The authors' relation labels are those of
     Vempala and Preoţiuc-Pietro (2019), on other tweets, one pass over them before each epoch; here they are a field of
@@ -125,7 +125,7 @@ class RelationPropagation(FusionModule):
     Args:
         args: As for `FusionModule`.
         propagation: `soft` (regions times r), `hard` (all or nothing) or `none` (TAM).
-        relation_weight: λ.
+        relation_weight: λ; above 0 the data have to bring `relation`. Released: 0.05.
         kwargs: As for `FusionModule`.
 
     Raises:
@@ -135,11 +135,13 @@ class RelationPropagation(FusionModule):
     replaces_missing_images = False
 
     def __init__(
-        self, *args: Any, propagation: Propagation = "soft", relation_weight: float = 0.05, **kwargs: Any
+        self, *args: Any, propagation: Propagation = "soft", relation_weight: float = 0.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         if relation_weight < 0:
             raise ValueError(f"Expected `relation_weight` of at least 0, but got {relation_weight}")
+        if relation_weight > 0 and propagation != "none":
+            self.needs = frozenset({"relation"})
         self.region_projection = nn.Identity()  # the stream has its own
         self.stream = RelationStream(self.text_encoder.model, self.region_width, propagation)
 
@@ -172,9 +174,8 @@ class RelationPropagation(FusionModule):
         words, score = self._read(batch)
         found = {"tagging": self.nll(self.emit(words, batch["word_mask"], *self.regions(batch)), batch)}
         relation = batch.get("relation")
-        if relation is not None and score is not None:
-            known = relation.masked_fill(~batch["has_image"], torch.nan)
-            found["relation"] = self.hparams["relation_weight"] * soft_label_loss(score, known)
+        if relation is not None and score is not None and (weight := self.hparams["relation_weight"]):
+            found["relation"] = weight * soft_label_loss(score, relation.masked_fill(~batch["has_image"], torch.nan))
         return found
 
     def _read(self, batch: Batch) -> tuple[Tensor, Tensor | None]:

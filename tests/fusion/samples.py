@@ -31,9 +31,10 @@ def labels() -> list[str]:
 
 def wide(module: nn.Module, std: float = 0.3) -> Any:
     """Large random weights and no dropout, so that attention is far from uniform and each part has a visible effect."""
-    for name, parameter in module.named_parameters():
-        if "norm" not in name.lower():
-            nn.init.normal_(parameter, std=std)
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            if not isinstance(part, nn.LayerNorm):
+                nn.init.normal_(parameter, std=std)
     return module.eval()
 
 

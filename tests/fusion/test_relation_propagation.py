@@ -143,13 +143,16 @@ def test_relation_loss_counts_known_relations_of_posts_with_an_image(batch):
 
 
 def test_relation_loss_is_absent_or_0_without_relations(batch):
-    module = build(RelationPropagation)
+    module = build(RelationPropagation, relation_weight=0.05)
+    assert module.needs == {"relation"}
     unknown = module.losses({**batch, "relation": torch.full((6,), torch.nan)})
     assert unknown["relation"] == 0
     del batch["relation"]
     assert list(module.losses(batch)) == ["tagging"]
-    module = build(RelationPropagation, propagation="none")
-    assert list(module.losses(sample(needs={"relation"}))) == ["tagging"]
+    for options in ({"propagation": "none", "relation_weight": 0.05}, {"relation_weight": 0.0}):
+        module = build(RelationPropagation, **options)
+        assert "relation" not in getattr(module, "needs", ())
+        assert list(module.losses(sample(needs={"relation"}))) == ["tagging"]
 
 
 @pytest.mark.parametrize("propagation", ["soft", "hard", "none"])
@@ -185,7 +188,7 @@ class Labelled(RelationPropagation):
 @pytest.mark.slow
 @pytest.mark.parametrize("propagation", ["soft", "hard", "none"])
 def test_with_relations_it_holds_what_every_strategy_must(propagation):
-    check_fusion(Labelled, propagation=propagation)
+    check_fusion(Labelled, propagation=propagation, relation_weight=0.05)
 
 
 @pytest.mark.parametrize(

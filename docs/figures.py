@@ -299,6 +299,24 @@ FIGURES = {
             "words.b+95 gate.l", "reverse.b modality.t", "modality.b adversarial.t", "gate.b head.t", *TAIL,
         ),
     ),
+    "guiding_objects": Figure(
+        "GuidingObjects: words attend to the names of the objects that were seen",
+        {
+            **words(170),
+            "names": Box(550, 0, "names of objects, up to 4", "b lists", "image", 220),
+            "objects": Box(550, 1, "characters, mean of words, Linear", "(b, o, d)", "image", 250, "names"),
+            "text": Box(170, 2, "self-attention layer: x", "(b, w, d)", "text", 210, "fusion.text_layers.0"),
+            "self": Box(550, 2, "self-attention, LayerNorm: y", "(b, o, d)", "image", 230, "fusion.object_norm"),
+            "guided": Box(360, 3, "x attends to y, LayerNorm", "(b, w, d)", "both", 220, "fusion.guided_norm"),
+            "inner": Box(360, 4, "ReLU layer of 4d, LayerNorm: z", "(b, w, d)", "both", 240, "fusion.output_norm"),
+            "sum": Box(360, 5, "LayerNorm(h + z)", "(b, w, d)", "both", 220, "fusion"),
+            **tail(6),
+        },
+        (
+            "encoder.b words.t", "names.b objects.t", "words.b text.t", "objects.b self.t", "text.b guided.l",
+            "self.b guided.r", "guided.b inner.t", "inner.b sum.t", "words.l sum.l @40", "sum.b head.t", *TAIL,
+        ),
+    ),
 }  # fmt: skip
 
 

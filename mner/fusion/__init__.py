@@ -3,6 +3,7 @@
 from mner.fusion.base import FusionModule
 from mner.fusion.co_attention import CoAttention
 from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
+from mner.fusion.guiding_objects import GuidingObjects
 from mner.fusion.object_aware import ObjectAware
 from mner.fusion.relation_propagation import RelationPropagation
 from mner.fusion.text_only import TextOnly
@@ -16,6 +17,7 @@ __all__ = [
     "Concatenation",
     "ConcatenationWithoutCharacters",
     "FusionModule",
+    "GuidingObjects",
     "ObjectAware",
     "RelationPropagation",
     "TextOnly",

@@ -317,6 +317,43 @@ FIGURES = {
             "self.b guided.r", "guided.b inner.t", "inner.b sum.t", "words.l sum.l @40", "sum.b head.t", *TAIL,
         ),
     ),
+    "relation_inference": Figure(
+        "RelationInference: what words see, times how far the image belongs to its post",
+        {
+            **words(150),
+            **regions(570),
+            "relation": Box(360, 2, "means of h and V: relation s", "(b, 1)", "both", 230, "fusion.relation"),
+            "attention": Box(570, 3, "h attends to V; weights (b, w, r)", "(b, w, f)", "both", 240, "fusion.attention"),
+            "context": Box(570, 4, "Linear: v", "(b, w, d)", "both", 160, "fusion.context_projection"),
+            "scaled": Box(360, 5, "[h ; sigmoid(s) v]: BiLSTM", "(b, w, 400)", "both", 230, "fusion.reader"),
+            **tail(6),
+        },
+        (
+            "encoder.b words.t", "image.b regions.t", "words.b+60 relation.l", "regions.b-60 relation.r",
+            "regions.b attention.t", "words.b attention.l", "attention.b context.t", "context.b scaled.r",
+            "relation.b scaled.t", "words.b-40 scaled.l", "scaled.b head.t", *TAIL,
+        ),
+    ),
+    "modality_attention": Figure(
+        "ModalityAttention: each word weighs itself, its characters and the image",
+        {
+            "words": Box(125, 0, "first piece of each word: x", "(b, w, d)", "text", 210, "word_projection"),
+            "word": Box(125, 1, "Linear", "(b, w, p)", "text", 120, "fusion.word_projection"),
+            "characters": Box(360, 0, "characters: BiLSTM", "(b, w, 100)", "text", 190, "characters"),
+            "character": Box(360, 1, "Linear", "(b, w, p)", "text", 120, "fusion.character_projection"),
+            "regions": Box(590, 0, "regions V, or “no image”: mean", "(b, f)", "image", 230),
+            "picture": Box(590, 1, "Linear, once a post", "(b, p)", "image", 160, "fusion.image_projection"),
+            "scores": Box(360, 2, "Linear, sigmoid, softmax: weights", "(b, w, 3)", "both", 250, "fusion.weigh"),
+            "sum": Box(360, 3, "weighted sum of the three", "(b, w, p)", "both", 250, "fusion"),
+            "reader": Box(360, 4, "BiLSTM", "(b, w, 200)", "both", 250, "reader"),
+            **tail(5),
+        },
+        (
+            "words.b word.t", "characters.b character.t", "regions.b picture.t", "word.b+20 scores.l",
+            "character.b scores.t", "picture.b-20 scores.r", "word.b-20 sum.l", "picture.b+20 sum.r", "scores.b sum.t",
+            "sum.b reader.t", "reader.b head.t", *TAIL,
+        ),
+    ),
 }  # fmt: skip
 
 

@@ -4,7 +4,9 @@ from mner.fusion.base import FusionModule
 from mner.fusion.co_attention import CoAttention
 from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
 from mner.fusion.guiding_objects import GuidingObjects
+from mner.fusion.modality_attention import ModalityAttention
 from mner.fusion.object_aware import ObjectAware
+from mner.fusion.relation_inference import RelationInference
 from mner.fusion.relation_propagation import RelationPropagation
 from mner.fusion.text_only import TextOnly
 from mner.fusion.transformer_attention import TransformerAttention
@@ -18,7 +20,9 @@ __all__ = [
     "ConcatenationWithoutCharacters",
     "FusionModule",
     "GuidingObjects",
+    "ModalityAttention",
     "ObjectAware",
+    "RelationInference",
     "RelationPropagation",
     "TextOnly",
     "TransformerAttention",

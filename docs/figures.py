@@ -354,6 +354,22 @@ FIGURES = {
             "sum.b reader.t", "reader.b head.t", *TAIL,
         ),
     ),
+    "character_word_image": Figure(
+        "CharacterWordImage: word and characters attend to regions; a BiLSTM reads all three",
+        {
+            "words": Box(125, 0, "first piece of each word: w", "(b, w, d)", "text", 210, "word_projection"),
+            "characters": Box(360, 0, "characters: c", "(b, w, 100)", "text", 190, "characters"),
+            "regions": Box(590, 0, "regions V, or “no image”", "(b, r, f)", "image", 210, "region_projection"),
+            "query": Box(240, 1, "q = [w ; c]", "(b, w, d + 100)", "text", 190),
+            "attention": Box(500, 2, "q attends to V, four heads: v", "(b, w, d)", "both", 230, "attention"),
+            "reader": Box(360, 3, "[w ; c ; v]: BiLSTM", "(b, w, 400)", "both", 250, "reader"),
+            **tail(4),
+        },
+        (
+            "words.b query.t-40", "characters.b query.t+40", "query.r attention.t-40", "regions.b attention.t+60 @1",
+            "query.b reader.l", "attention.b reader.r", "reader.b head.t", *TAIL,
+        ),
+    ),
 }  # fmt: skip
 
 

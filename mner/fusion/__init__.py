@@ -1,6 +1,7 @@
 """Fusion strategies: one file each, one paper each."""
 
 from mner.fusion.base import FusionModule
+from mner.fusion.character_word_image import CharacterImage, CharacterWord, CharacterWordImage, WordImage
 from mner.fusion.co_attention import CoAttention
 from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
 from mner.fusion.guiding_objects import GuidingObjects
@@ -15,6 +16,9 @@ from mner.fusion.visual_attention import VisualAttention
 from mner.nn.attention_maps import capture_attention, region_map
 
 __all__ = [
+    "CharacterImage",
+    "CharacterWord",
+    "CharacterWordImage",
     "CoAttention",
     "Concatenation",
     "ConcatenationWithoutCharacters",
@@ -28,6 +32,7 @@ __all__ = [
     "TransformerAttention",
     "UnifiedMultimodalTransformer",
     "VisualAttention",
+    "WordImage",
     "capture_attention",
     "region_map",
 ]

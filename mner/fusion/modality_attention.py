@@ -21,14 +21,14 @@ class ModalityAttentionFusion(nn.Module):
 
         w_t = W_w x_t + b_w;    c_t = W_c c_t + b_c;    v = W_v (mean of the real V_i) + b_v  (p) each
         a_t = sigmoid(W_m [w_t ; c_t ; v] + b_m)                                              (3)
-        α_t = softmax(a_t)                                                                    (3)
-        output_t = α_t1 w_t + α_t2 c_t + α_t3 v                                               (p)
+        q_t = softmax(a_t)                                                                    (3)
+        output_t = q_t1 w_t + q_t2 c_t + q_t3 v                                               (p)
 
-    Paper: Moon et al., "Multimodal named entity recognition for short social media posts", NAACL 2018. There is no code.
+    Paper: Moon et al., "Multimodal named entity recognition for short social media posts", NAACL 2018, without code.
 
-    **The sigmoid bounds the weights.** A softmax of three numbers between 0 and 1 gives at least 1 / (1 + 2e) = 0.155 and
-    at most e / (e + 2) = 0.576: no image can be switched off, and no word relied on alone. `bounded=False` leaves the
-    sigmoid out.
+    **The sigmoid bounds the weights.** A softmax of three numbers between 0 and 1 gives at least 1 / (1 + 2e) = 0.155
+    and at most e / (e + 2) = 0.576: no image can be switched off, and no word relied on alone. `bounded=False` leaves
+    the sigmoid out.
 
     Args:
         width: Width d of a word's vector x_t.

@@ -110,8 +110,8 @@ class RelationInference(FusionModule):
 
     Paper: Sun et al. (2020). There the relation is taught by a labelled set, and by a teacher's soft labels for
     unlabelled tweets; here both are a field of the batch, `relation` (0 to 1, NaN where unknown). With λ = 0 nobody
-    needs it, and the tags alone teach s. The language loss is their pre-training task; here it may run beside the tags, on
-    vectors that have not seen what is predicted (`LanguageModel`), with the same BiLSTM.
+    needs it, and the tags alone teach s. The language loss is their pre-training task; here it may run beside the tags,
+    on vectors that have not seen what is predicted (`LanguageModel`), with the same BiLSTM.
 
     Args:
         args: As for `FusionModule`.

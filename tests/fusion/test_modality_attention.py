@@ -67,7 +67,7 @@ def test_without_weights_it_is_the_mean(inputs, bounded):
     fusion = make(bounded)
     for parameter in fusion.weigh.parameters():
         parameter.zero_()
-    words, characters, regions, region_mask = inputs
+    words, characters, regions, _ = inputs
     found, _ = fusion(*inputs)
     image = fusion.image_projection(torch.stack([regions[0, :3].mean(0), regions[1, 0]]))[:, None]
     mean = (fusion.word_projection(words) + fusion.character_projection(characters))[:2] + image

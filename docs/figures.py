@@ -367,7 +367,25 @@ FIGURES = {
         },
         (
             "words.b query.t-40", "characters.b query.t+40", "query.r attention.t-40", "regions.b attention.t+60 @1",
-            "query.b reader.l", "attention.b reader.r", "reader.b head.t", *TAIL,
+            "query.b-40 reader.l", "attention.b reader.r", "reader.b head.t", *TAIL,
+        ),
+    ),
+    "visually_aided_attention": Figure(
+        "VisuallyAidedAttention: each pair of words sees the image, before one attends to the other",
+        {
+            **words(170),
+            **regions(),
+            "hidden": Box(170, 2, "Linear, ReLU: h", "(b, w, 64)", "text", 210, "fusion.words"),
+            "seen": Box(550, 2, "Linear, ReLU: g", "(b, r, 64)", "image", 210, "fusion.regions"),
+            "behind": Box(170, 3, "words after it, feature by feature", "(b, w, 64)", "text", 240, "fusion.behind"),
+            "ahead": Box(530, 3, "words before it, by what a pair sees", "(b, w, 64)", "both", 270, "fusion.ahead"),
+            "output": Box(360, 4, "side by side: Linear, ReLU", "(b, w, 600)", "both", 250, "fusion"),
+            **tail(5),
+        },
+        (
+            "encoder.b words.t", "image.b regions.t", "words.b hidden.t", "regions.b seen.t", "hidden.b behind.t",
+            "hidden.r ahead.t-110", "seen.b ahead.t+20", "behind.b output.l", "ahead.b output.r", "output.b head.t",
+            *TAIL,
         ),
     ),
 }  # fmt: skip

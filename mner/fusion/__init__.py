@@ -13,6 +13,7 @@ from mner.fusion.text_only import TextOnly
 from mner.fusion.transformer_attention import TransformerAttention
 from mner.fusion.unified_multimodal_transformer import UnifiedMultimodalTransformer
 from mner.fusion.visual_attention import VisualAttention
+from mner.fusion.visually_aided_attention import VisuallyAidedAttention
 from mner.nn.attention_maps import capture_attention, region_map
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "TransformerAttention",
     "UnifiedMultimodalTransformer",
     "VisualAttention",
+    "VisuallyAidedAttention",
     "WordImage",
     "capture_attention",
     "region_map",

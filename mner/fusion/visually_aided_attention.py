@@ -64,7 +64,7 @@ class DirectionalAttention(nn.Module):
         side = place[:, None] < place if self.backward else place[:, None] > place  # (i, j)
         allowed = (word_mask[:, None] & side)[..., None]  # (b, i, j, 1)
         read = (masked_softmax(pairs, allowed, dim=2) * words[:, None]).sum(2)  # (b, i, k)
-        kept = self.fusion_gate(torch.cat([words, read], -1)).sigmoid()
+        kept: Tensor = self.fusion_gate(torch.cat([words, read], -1)).sigmoid()
         return kept * words + (1 - kept) * read
 
     def _see(self, queries: Tensor, keys: Tensor, regions: Tensor, mask: Tensor) -> Tensor:
@@ -91,8 +91,11 @@ class VisuallyAidedAttentionFusion(nn.Module):
     Paper: Arshad et al., "Aiding intra-text representations with visual context for multimodal named entity
     recognition", ICDAR 2019. The feature-wise attention is that of DiSAN (Shen et al. 2018).
 
+    **The first two words never see the image**: it helps to choose among the words before, and there is none or one.
+    `both_directions` lets the backward block see it too, which mends this for posts of more than two words.
+
     Chosen here: everything between words is k = 64 wide, in place of 250 (cost grows with b · w² · r · k); as in the
-    released code only the forward block sees the image, and `both_directions` lets the other see it too.
+    released code only the forward block sees the image.
 
     Args:
         width: Width d of a word's vector.
@@ -128,7 +131,8 @@ class VisuallyAidedAttentionFusion(nn.Module):
     def forward(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """Words (b, w, d), raw regions (b, r, f), masks (b, w) and (b, r), true = real -> (b, w, fused_width)."""
         inputs = (self.words(words).relu(), word_mask, self.regions(regions).relu(), region_mask)
-        return self.output(torch.cat([self.ahead(*inputs), self.behind(*inputs)], -1)).relu()
+        fused: Tensor = self.output(torch.cat([self.ahead(*inputs), self.behind(*inputs)], -1))
+        return fused.relu()
 
 
 class VisuallyAidedAttention(FusionModule):

@@ -18,7 +18,7 @@ from mner.data.batching import Collate
 from mner.data.dataset import MNERDataset
 from mner.data.examples import Example
 from mner.data.tokenizer import PostTokenizer
-from mner.fusion import FusionModule
+from mner.fusion import FusionModule, VisuallyAidedAttention
 from mner.labels import bio_labels
 from tests.conftest import WORDS
 
@@ -111,6 +111,8 @@ def test_a_post_without_image_sees_the_learned_vector_only(cls, make, batch):
     if not cls.replaces_missing_images:
         assert not module.no_image.requires_grad
         assert not module.raw_regions(batch)[1][2].any()
+        return
+    if cls is VisuallyAidedAttention:  # where there is one word before, nothing is to be chosen
         return
     with torch.no_grad():
         module.no_image += 1

@@ -86,6 +86,16 @@ def test_only_the_forward_half_sees_the_image_unless_both_do(inputs):
         assert changed == [True, both]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("both", [False, True])
+def test_the_first_two_words_do_not_see_the_image_unless_both_halves_do(both):
+    fusion = make(both)
+    given = (torch.randn(1, 5, D), torch.ones(1, 5, dtype=torch.bool), torch.randn(1, 3, F), torch.ones(1, 3).bool())
+    other = (*given[:2], given[2] + 2, given[3])
+    changed = (fusion(*other) - fusion(*given)).abs().amax(-1)[0] > 1e-5
+    assert changed.tolist() == [both, both, True, True, True]
+
+
 def test_each_half_reads_the_words_on_its_side():
     fusion = make(both=True)
     words = torch.randn(1, 5, D, requires_grad=True)

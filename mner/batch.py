@@ -21,10 +21,6 @@ class Batch(TypedDict, total=False):
     image_mask: Tensor  # (b, n) bool, beside `image` of five dimensions only
     regions: Tensor  # (b, r, f) stored features instead of `image`
     region_mask: Tensor  # (b, r) bool
-    region_boxes: Tensor  # (b, r, 4) x, y of two corners, 0 to 1; absent where nobody needs them
-    region_scores: Tensor  # (b, r) of the detector, 0 to 1
-    object_names: list[list[str]]  # of each post, what its image shows; "" is none
-    relation: Tensor  # (b,) how much the image adds to the post, 0 to 1; NaN where unknown
     has_image: Tensor  # (b,) bool
     # Where the strategy `needs` them; see mner.data.inputs.
     region_boxes: Tensor  # (b, r, 4) float32: left, top, right, bottom in 0..1; zeros where there is no region

@@ -139,7 +139,7 @@ class RelationInference(FusionModule):
         if min(relation_weight, language_weight) < 0:
             raise ValueError(f"Expected weights of at least 0, but got {relation_weight} and {language_weight}")
         if relation_weight:
-            self.needs = frozenset({"relation"})
+            self.needs = frozenset({"relation"})  # type: ignore[misc]  # only a model that learns from it needs it
         self.region_projection = nn.Identity()  # `fusion` reads the regions as they are
         self.fusion = RelationInferenceFusion(self.width, self.region_width, hidden, attention_width)
         if language_weight:

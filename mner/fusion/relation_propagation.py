@@ -141,7 +141,7 @@ class RelationPropagation(FusionModule):
         if relation_weight < 0:
             raise ValueError(f"Expected `relation_weight` of at least 0, but got {relation_weight}")
         if relation_weight > 0 and propagation != "none":
-            self.needs = frozenset({"relation"})
+            self.needs = frozenset({"relation"})  # type: ignore[misc]  # only a model that learns from it needs it
         self.region_projection = nn.Identity()  # the stream has its own
         self.stream = RelationStream(self.text_encoder.model, self.region_width, propagation)
 

@@ -1,23 +1,40 @@
 """Fusion strategies: one file each, one paper each."""
 
 from mner.fusion.base import FusionModule
+from mner.fusion.character_word_image import CharacterImage, CharacterWord, CharacterWordImage, WordImage
 from mner.fusion.co_attention import CoAttention
 from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
+from mner.fusion.guiding_objects import GuidingObjects
+from mner.fusion.modality_attention import ModalityAttention
+from mner.fusion.object_aware import ObjectAware
+from mner.fusion.relation_inference import RelationInference
+from mner.fusion.relation_propagation import RelationPropagation
 from mner.fusion.text_only import TextOnly
 from mner.fusion.transformer_attention import TransformerAttention
 from mner.fusion.unified_multimodal_transformer import UnifiedMultimodalTransformer
 from mner.fusion.visual_attention import VisualAttention
+from mner.fusion.visually_aided_attention import VisuallyAidedAttention
 from mner.nn.attention_maps import capture_attention, region_map
 
 __all__ = [
+    "CharacterImage",
+    "CharacterWord",
+    "CharacterWordImage",
     "CoAttention",
     "Concatenation",
     "ConcatenationWithoutCharacters",
     "FusionModule",
+    "GuidingObjects",
+    "ModalityAttention",
+    "ObjectAware",
+    "RelationInference",
+    "RelationPropagation",
     "TextOnly",
     "TransformerAttention",
     "UnifiedMultimodalTransformer",
     "VisualAttention",
+    "VisuallyAidedAttention",
+    "WordImage",
     "capture_attention",
     "region_map",
 ]

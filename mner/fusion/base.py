@@ -16,7 +16,7 @@ tasks), `encode` (the image inside the text encoder).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +56,15 @@ class FusionModule(TaggingModule):
         crf_reduction: Loss per word (`"token_mean"`) or per post (`"sentence_mean"`); rates do not carry over.
         constrain: Decode well-formed BIO only.
 
+    Attributes:
+        replaces_missing_images: Whether a post without image shows the learned vector `no_image`. If False it has no
+            region at all, for strategies whose words then stay as they are.
+
     Raises:
         ValueError: If the strategy uses images but neither `image_encoder` nor `region_width` is given, or the reverse.
     """
+
+    replaces_missing_images: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -111,7 +117,7 @@ class FusionModule(TaggingModule):
                 "the data module) nor `region_width` (with stored `features`, from which the data module takes it)"
             )
         self.region_width = width
-        self.no_image = nn.Parameter(torch.randn(width) * 0.02)
+        self.no_image = nn.Parameter(torch.randn(width) * 0.02, requires_grad=self.replaces_missing_images)
         self.region_projection: nn.Module = nn.Linear(width, self.width)
 
     @property
@@ -191,7 +197,10 @@ class FusionModule(TaggingModule):
         return words
 
     def regions(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Regions (b, r, d) and their mask (b, r); a post without image has one, the learned vector `no_image`."""
+        """Regions (b, r, d) and their mask (b, r); a post without image has one, the learned vector `no_image`.
+
+        It has none where `replaces_missing_images` is False.
+        """
         if not self.uses_image:
             none = self.head.weight.new_zeros(len(batch["token_ids"]), 0, self.width)
             return none, none.new_zeros(none.shape[:2], dtype=torch.bool)
@@ -219,7 +228,7 @@ class FusionModule(TaggingModule):
         bare = ~mask.any(1, keepdim=True)  # (b, 1)
         first = torch.zeros_like(mask)
         first[:, 0] = True
-        slot = bare & first  # (b, r)
+        slot = bare & first & self.replaces_missing_images  # (b, r)
         regions = torch.where(slot[..., None], self.no_image.to(regions.dtype), regions)
         regions = regions.masked_fill(~(mask | slot)[..., None], 0.0)
         return regions, mask | slot

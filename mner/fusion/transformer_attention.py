@@ -95,6 +95,7 @@ class SingleStream(nn.Module):
         word_starts: Tensor,
         regions: Tensor,
         region_mask: Tensor,
+        scale: Tensor | None = None,
     ) -> Tensor:
         """Read text and regions together.
 
@@ -106,11 +107,14 @@ class SingleStream(nn.Module):
             word_starts: (b, w), where each word's first piece is.
             regions: (b, r, f).
             region_mask: (b, r) bool, true = real.
+            scale: What projected regions are multiplied by, (b, 1, 1) or (b, r, 1); None for 1.
 
         Returns:
             (b, w, d).
         """
         regions = self.projection(regions)
+        if scale is not None:
+            regions = regions * scale
         if self.has_visual_weights:
             states = model(
                 input_ids=token_ids,

@@ -154,6 +154,39 @@ def info_nce(a: Tensor, b: Tensor, temperature: float = 0.07) -> Tensor:
     return (rows + columns) / (2 * max(1, len(scores)))  # no pair is left where no post of a batch has an image
 
 
+def soft_label_loss(scores: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of soft labels, over those that are known.
+
+    ::
+
+        loss = mean over known i of -(y_i log p_i + (1 - y_i) log(1 - p_i)),     p_i = sigmoid(s_i)
+
+    RIVA and RpBERT learn so whether an image adds to its post (Sun et al. 2020, 2021), where somebody has said it.
+
+    Args:
+        scores: s, before the sigmoid, any shape.
+        targets: y of the same shape, 0 to 1; NaN where unknown.
+
+    Returns:
+        (), float32 or wider; 0 if none is known.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    >>> soft_label_loss(torch.zeros(3), torch.tensor([1.0, 0.5, float("nan")]))
+    tensor(0.6931)
+    """
+    if scores.shape != targets.shape:
+        raise ValueError(f"Expected a target for each score, but got {tuple(targets.shape)} for {tuple(scores.shape)}")
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    known = ~targets.isnan()
+    with torch.autocast(scores.device.type, enabled=False):
+        each = functional.binary_cross_entropy_with_logits(
+            scores.to(dtype), targets.to(dtype).masked_fill(~known, 0.0), reduction="none"
+        )
+    return each.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+
+
 class _Reversal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:

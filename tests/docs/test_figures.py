@@ -112,10 +112,11 @@ def test_shapes_are_what_the_modules_return(name, bert_folder):
     dataset = MNERDataset(posts, labels, PostTokenizer(bert_folder), regions=store)
     batch = Collate(0, region_width=11)([dataset[row] for row in range(3)])
     options = {"region_width": 11} if cls.uses_image else {}
-    options |= {"projected_width": 13} if name == "concatenation" else {}
+    options |= {"projected_width": 13} if name in ("concatenation", "modality_attention") else {}
     model = cls(labels, bert_folder, **options).eval()
     (b, t), w = batch["token_ids"].shape, batch["word_mask"].shape[1]
-    sizes = {"b": b, "t": t, "w": w, "r": 7, "f": 11, "d": model.width, "l": len(labels), "p": 13}
+    batch["object_names"] = [["dog", "old car", "tree", "sky"]] * b
+    sizes = {"b": b, "t": t, "w": w, "r": 7, "f": 11, "d": model.width, "l": len(labels), "p": 13, "o": 4}
     assert len(set(sizes.values())) == len(sizes), sizes  # or a letter could pass for another
     seen = {}
 

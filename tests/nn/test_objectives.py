@@ -14,7 +14,15 @@ from mner.data.examples import Example
 from mner.data.tokenizer import PostTokenizer
 from mner.fusion import FusionModule, TextOnly, TransformerAttention, VisualAttention
 from mner.labels import bio_labels
-from mner.nn import divergence, info_nce, reverse_gradient, straight_through, without_context, without_image
+from mner.nn import (
+    divergence,
+    info_nce,
+    reverse_gradient,
+    soft_label_loss,
+    straight_through,
+    without_context,
+    without_image,
+)
 from mner.nn.crf import CRF
 
 LABELS = ["O", "B-PER", "I-PER"]
@@ -266,6 +274,31 @@ def test_reversed_twice_is_scaled_twice():
     x.grad = None
     (reverse_gradient(reverse_gradient(x, 0.3), 0.3) * weights).sum().backward()
     torch.testing.assert_close(x.grad, 0.09 * weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_soft_label_loss_counts_known_labels_only(dtype):
+    scores = torch.tensor([2.0, -1.0, 40.0], dtype=dtype, requires_grad=True)
+    loss = soft_label_loss(scores, torch.tensor([0.75, 0.0, float("nan")]))
+    first, second = 1 / (1 + torch.tensor(-2.0).exp()), 1 / (1 + torch.tensor(1.0).exp())
+    expected = -(0.75 * first.log() + 0.25 * (1 - first).log() + (1 - second).log()) / 2
+    torch.testing.assert_close(loss, expected.to(loss.dtype))
+    loss.backward()
+    assert scores.grad[2] == 0
+    assert scores.grad[:2].abs().min() > 0
+
+
+def test_soft_label_loss_without_labels_is_0():
+    scores = torch.ones(2, requires_grad=True)
+    loss = soft_label_loss(scores, torch.full((2,), float("nan")))
+    loss.backward()
+    assert loss == 0
+    assert scores.grad.tolist() == [0, 0]
+
+
+def test_soft_label_loss_wants_a_target_for_each_score():
+    with pytest.raises(ValueError, match=r"got \(2,\) for \(3,\)"):
+        soft_label_loss(torch.zeros(3), torch.zeros(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

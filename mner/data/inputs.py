@@ -1,12 +1,14 @@
 """Inputs beyond words and regions: what a strategy can say that it `needs`, and how a post gets it.
 
-| need | field of `Batch` | where it comes from |
-|---|---|---|
-| `boxes` | `region_boxes` (b, r, 4) | stored regions; of a grid, its cells |
-| `scores` | `region_scores` (b, r) | stored regions; 1 for the cells of a grid |
-| `object_names` | `object_names`, b lists | option `object_names`, else stored regions, else a context called `tags` |
-| `relation` | `relation` (b,) | option `relations`, a file |
-| `groups` | `region_group` (b, r) | which of a post's images, or which crop of an image, a region is of |
+::
+
+    | need | field of `Batch` | where it comes from |
+    |---|---|---|
+    | `boxes` | `region_boxes` (b, r, 4) | stored regions; of a grid, its cells |
+    | `scores` | `region_scores` (b, r) | stored regions; 1 for the cells of a grid |
+    | `object_names` | `object_names`, b lists | option `object_names`, else stored regions, else a context called `tags` |
+    | `relation` | `relation` (b,) | option `relations`, a file |
+    | `groups` | `region_group` (b, r) | which of a post's images, or which crop of an image, a region is of |
 """
 
 from __future__ import annotations

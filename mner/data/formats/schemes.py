@@ -1,11 +1,13 @@
 """Tag schemes: which one a file is in, and its tags as IOB2, which is all that the rest of mner knows.
 
-| scheme | an entity of three words | of one word | |
-|---|---|---|---|
-| IOB2 (BIO) | B I I | B | Tjong Kim Sang and Veenstra (1999) |
-| IOB1 | I I I | I | `B` only where an entity follows one of its own type at once |
-| IOBES (BIOES) | B I E | S | also with `M` for `I`: BMES |
-| BILOU | B I L | U | Ratinov and Roth (2009) |
+::
+
+    | scheme | an entity of three words | of one word | |
+    |---|---|---|---|
+    | IOB2 (BIO) | B I I | B | Tjong Kim Sang and Veenstra (1999) |
+    | IOB1 | I I I | I | `B` only where an entity follows one of its own type at once |
+    | IOBES (BIOES) | B I E | S | also with `M` for `I`: BMES |
+    | BILOU | B I L | U | Ratinov and Roth (2009) |
 """
 
 from __future__ import annotations

@@ -33,5 +33,6 @@ class Batch(TypedDict, total=False):
     words: list[tuple[str, ...]]
     id: list[str]
     image_id: list[str | None]
+    label_set: str  # whose labels `tags` count, of a model with several sets; absent where there is one
     labels: tuple[str, ...]  # what `tags` count; absent where nobody says
     tokenizer: str  # fingerprint of what made the word pieces; absent where nobody says

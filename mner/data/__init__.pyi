@@ -3,6 +3,7 @@ from .batching import BucketSampler as BucketSampler
 from .batching import Collate as Collate
 from .datamodules.base import MNERDataModule as MNERDataModule
 from .datamodules.huggingface import DatasetsDataModule as DatasetsDataModule
+from .datamodules.joint import JointDataModule as JointDataModule
 from .datamodules.posts import PostsDataModule as PostsDataModule
 from .datamodules.sample import SampleDataModule as SampleDataModule
 from .datamodules.snapchat import SnapchatDataModule as SnapchatDataModule

@@ -132,4 +132,6 @@ def whole_posts(scores: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
     )
     if "tags" in batch:
         whole["tags"] = joined(batch["tags"])
+    if "label_set" in batch:
+        whole["label_set"] = batch["label_set"]
     return joined(scores), whole

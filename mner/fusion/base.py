@@ -40,7 +40,9 @@ class FusionModule(TaggingModule):
     needs nothing but itself. The defaults are the recipe of Chen et al. (2021, section 5.1).
 
     Args:
-        labels: BIO labels, `O` first (`mner.labels.bio_labels`; a data module has them as `labels`).
+        labels: BIO labels, `O` first (`mner.labels.bio_labels`; a data module has them as `labels`). A mapping from
+            names to such lists gives each of these label sets a head and a CRF, to be trained on batches of its own
+            (`mner.data.JointDataModule`).
         text_encoder: Hub name or folder of a transformers model, `"tiny"` for the built-in one, or a configuration.
         image_encoder: timm model whose grid of features is fused; None with stored features or text only.
         image_weights: `"pretrained"` (timm's own), a file, or None for random weights.
@@ -65,10 +67,12 @@ class FusionModule(TaggingModule):
     """
 
     replaces_missing_images: ClassVar[bool] = True
+    head: nn.Linear
+    crf: CRF
 
     def __init__(
         self,
-        labels: list[str],
+        labels: list[str] | dict[str, list[str]],
         text_encoder: str | dict[str, Any] = "tiny",
         image_encoder: str | None = None,
         image_weights: str | None = "pretrained",
@@ -86,7 +90,7 @@ class FusionModule(TaggingModule):
         super().__init__(labels)
         self.save_hyperparameters()
         # Linked arguments are not in what LightningCLI hands to save_hyperparameters.
-        self.hparams.update(labels=list(labels), region_width=region_width)
+        self.hparams.update(labels=self.label_sets or self.labels, region_width=region_width)
         self.hparams.pop("_instantiator", None)  # our loader reads the class path itself
         if crf_reduction not in ("token_mean", "sentence_mean"):
             raise ValueError(f"Expected `crf_reduction` to be token_mean or sentence_mean, but got {crf_reduction!r}")
@@ -103,8 +107,14 @@ class FusionModule(TaggingModule):
                 "leave it out, or choose a strategy that uses images"
             )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(self.fused_width, len(labels))
-        self.crf = CRF(len(labels), batch_first=True, labels=labels, constrain=constrain)
+        if self.label_set is None:
+            self.head = nn.Linear(self.fused_width, len(self.labels))
+            self.crf = CRF(len(self.labels), batch_first=True, labels=self.labels, constrain=constrain)
+        else:
+            sets = self.label_sets.items()
+            self.heads = nn.ModuleDict({name: nn.Linear(self.fused_width, len(some)) for name, some in sets})
+            self.crfs = nn.ModuleDict({name: CRF(len(some), True, some, constrain) for name, some in sets})
+            self.use(self.label_set)
 
     def _build_image_path(self, name: str | None, weights: str | None, frozen: bool, width: int | None) -> None:
         self.image_encoder: ImageEncoder | None = None
@@ -139,6 +149,7 @@ class FusionModule(TaggingModule):
 
     def label_scores(self, batch: Batch) -> Tensor:
         """What is decoded (b, w, l): log posteriors for a strategy that defines `posterior`, else emissions."""
+        self.select(batch)
         if not self.decodes_posteriors:
             return self.emissions(batch)
         posterior = self.posterior(batch)
@@ -193,6 +204,7 @@ class FusionModule(TaggingModule):
 
     def encode(self, batch: Batch) -> Tensor:
         """Words (b, w, d): the first word piece of each. Special tokens, later pieces and context stay behind."""
+        self.select(batch)
         words: Tensor = self.word_projection(self.text_encoder.words(batch))
         return words
 
@@ -201,6 +213,7 @@ class FusionModule(TaggingModule):
 
         It has none where `replaces_missing_images` is False.
         """
+        self.select(batch)
         if not self.uses_image:
             none = self.head.weight.new_zeros(len(batch["token_ids"]), 0, self.width)
             return none, none.new_zeros(none.shape[:2], dtype=torch.bool)
@@ -253,14 +266,17 @@ class FusionModule(TaggingModule):
 
     def evaluation_loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """What is logged as `val/loss`: the loss of the gold tags under `label_scores`."""
+        self.select(batch)
         return self._nll(self.decoding_crf, scores, batch)
 
     def nll(self, emissions: Tensor, batch: Batch) -> Tensor:
         """Negative log-likelihood of the gold tags under the CRF, reduced as `crf_reduction` says."""
+        self.select(batch)
         return self._nll(self.crf, emissions, batch)
 
     def posterior_nll(self, posterior: Tensor, batch: Batch) -> Tensor:
         """Negative log-probability of the gold tags under a `posterior` (b, w, l), reduced as `crf_reduction` says."""
+        self.select(batch)
         return self._nll(posterior_crf(tuple(self.labels)), log_posteriors(posterior), batch)
 
     def _nll(self, crf: CRF, scores: Tensor, batch: Batch) -> Tensor:
@@ -272,10 +288,12 @@ class FusionModule(TaggingModule):
 
     def decode(self, scores: Tensor, batch: Batch) -> list[list[int]]:
         """Viterbi over `label_scores`: the best label indices of each post, as long as its words."""
+        self.select(batch)
         paths: list[list[int]] = self.decoding_crf.decode(scores, batch["word_mask"])
         return paths
 
     def entity_scores(self, scores: Tensor, batch: Batch, found: list[list[Span]]) -> list[list[float]]:
         """Probability of each span under `label_scores`."""
+        self.select(batch)
         probabilities: list[list[float]] = self.decoding_crf.span_probabilities(scores, batch["word_mask"], found)
         return probabilities

@@ -57,6 +57,7 @@ class Decoder:
         self.model = model
         self.tokenizer = tokenizer
         self.device = device
+        self.label_set: str | None = getattr(model, "label_set", None)  # taggers with other sets may share the model
 
     @torch.no_grad()
     def __call__(self, sections: Sequence[Section], batch_size: int) -> list[Found]:
@@ -122,14 +123,20 @@ class Decoder:
             needs,
             grid,
         )
-        batch = collate(items)
+        batch = self._of_set(collate(items))
         moved: Any = {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in batch.items()}
         return cast(Batch, moved)
 
     def _bare_batch(self, section: Section, emissions: Tensor) -> Batch:
         """What decoding needs of a section whose windows were read apart."""
         mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
-        return Batch(word_mask=mask, words=[_shown(section.words)], id=[str(section.post)], image_id=[None])
+        words = [_shown(section.words)]
+        return self._of_set(Batch(word_mask=mask, words=words, id=[str(section.post)], image_id=[None]))
+
+    def _of_set(self, batch: Batch) -> Batch:
+        if self.label_set is not None:
+            batch["label_set"] = self.label_set
+        return batch
 
     def _best(self, emissions: Tensor, batch: Batch) -> list[Found]:
         tags = [[self.model.labels[index] for index in path] for path in self.model.decode(emissions, batch)]

@@ -33,7 +33,7 @@ def model_card(config: Mapping[str, Any], name: str = "owner/model") -> str:
     parts = [
         _header(config, data),
         f"# {strategy} for named entity recognition in posts",
-        f"Finds {', '.join(entity_types(options['labels']))} in a short post, given "
+        f"Finds {', '.join(_types(options['labels']))} in a short post, given "
         + " and ".join(["its text", *(["its image"] if looks else []), *(["texts about the image"] if sources else [])])
         + f". Made with mner {config['version']}; the strategy is `{config['class']}`.",
         "## Use",
@@ -51,6 +51,12 @@ def model_card(config: Mapping[str, Any], name: str = "owner/model") -> str:
         f"`{_plain(config['licence'])}`" if config.get("licence") else "None was given. Ask the owner before use.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _types(labels: Any) -> list[str]:
+    """The entity types, of all label sets where there are several."""
+    lists = labels.values() if isinstance(labels, dict) else [labels]
+    return list(dict.fromkeys(type_ for some in lists for type_ in entity_types(some)))
 
 
 def _header(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:

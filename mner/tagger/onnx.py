@@ -62,6 +62,8 @@ def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
         raise CheckpointError(
             f"{type(model).__name__} has its own `{own[0]}`, which would be lost in a graph of scores"
         )
+    if model.label_sets:
+        raise CheckpointError("Expected a model with one list of labels, but got label sets: a graph has one head")
     if model.needs:
         raise CheckpointError(
             f"{type(model).__name__} needs {', '.join(sorted(model.needs))}, for which a graph has no inputs"

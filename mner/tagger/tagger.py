@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
+from mner.data.datamodules.joint import described
 from mner.data.tokenizer import PostTokenizer
 from mner.data.word_splitter import STYLES, Splitter, Style, style_of
-from mner.errors import CheckpointError
+from mner.errors import CheckpointError, MNERError
 from mner.fusion.base import FusionModule
 from mner.runtime import Turns, pick_device
 from mner.tagger.decoder import Decoder, Found, Section
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from mner.tagger.render import Rendering
 
 __all__ = ["Entity", "ImageWarning", "Post", "Tagged", "Tagger"]
+log = logging.getLogger(__name__)
 SECTION = 10_000
 """Words that are decoded together; longer texts are cut."""
 AHEAD = 8
@@ -52,6 +55,7 @@ class Tagger:
         tokenizer: Word-piece tokeniser, in place of the checkpoint's.
         batch_size: Posts that are tagged together.
         device: `auto`, `cpu`, `cuda`, ...
+        label_set: Whose labels to tag with, of a model with several label sets; None for the first.
 
     Attributes:
         labels: The BIO labels.
@@ -83,15 +87,17 @@ class Tagger:
         tokenizer: PostTokenizer | None = None,
         batch_size: int = 32,
         device: str = "auto",
+        label_set: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")
         self.turns = Turns()
         self.device = pick_device(device)
         self.model = model.eval().to(self.device)
+        self.label_set = _choose(model, label_set)
         self.labels = list(model.labels)
         self.batch_size = batch_size
-        self.data: dict[str, Any] = dict((model.restored or {}).get("data") or {})
+        self.data: dict[str, Any] = described((model.restored or {}).get("data") or {}, self.label_set)
         self.tokenizer = tokenizer or tokenizer_of(model, self.data)
         self.decoder = Decoder(self.model, self.tokenizer, self.device)
         self.sight = Sight(model, self.data, self.device, encoder, image_weights)
@@ -311,6 +317,19 @@ class Tagger:
         for section, result in zip(sections, self.decoder(sections, batch_size or self.batch_size), strict=True):
             found[section.post].append(result)
         return [_tagged(post, parts) for post, parts in zip(prepared, found, strict=True)]
+
+
+def _choose(model: FusionModule, label_set: str | None) -> str | None:
+    """Use a label set of a model, and say so where nobody chose among several."""
+    sets = list(getattr(model, "label_sets", ()))  # an exported model has none
+    if label_set is None and not sets:
+        return None
+    if not sets:
+        raise MNERError(f"Expected no label set for a model with one list of labels, but got {label_set!r}")
+    if label_set is None and len(sets) > 1:
+        log.warning("The model has label sets %s; tagging with %r, as label_set= chooses no other", sets, sets[0])
+    model.use(label_set or sets[0])
+    return model.label_set
 
 
 def _tagged(post: Prepared, found: Sequence[Found]) -> Tagged:

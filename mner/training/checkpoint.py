@@ -24,6 +24,7 @@ class Kept(Protocol):
     """What a checkpoint needs of a model: a `TaggingModule`."""
 
     labels: list[str]
+    label_sets: dict[str, list[str]]
     text_encoder: Any
     restored: dict[str, Any] | None
 
@@ -101,13 +102,21 @@ def accept(module: Kept, checkpoint: dict[str, Any]) -> None:
             "choose that class, or leave the model out so that the checkpoint says it"
         )
     labels = checkpoint.get("hyper_parameters", {}).get("labels")
-    if labels is not None and list(labels) != module.labels:
+    own = module.label_sets or module.labels
+    if labels is not None and labels != own:
         raise CheckpointError(
-            f"The checkpoint was trained with entity types {entity_types(labels)}, but the data have "
-            f"{entity_types(module.labels)}; choose the data set that it was trained for"
+            f"The checkpoint was trained with entity types {_types(labels)}, but the data have "
+            f"{_types(own)}; choose the data set that it was trained for"
         )
     _check_adapters(module, checkpoint[KEY].get("text_config") or {})
     module.restored = checkpoint[KEY]
+
+
+def _types(labels: Any) -> Any:
+    """The entity types of a list of labels, or of each label set."""
+    if isinstance(labels, dict):
+        return {name: entity_types(some) for name, some in labels.items()}
+    return entity_types(labels)
 
 
 def _check_adapters(module: Kept, config: dict[str, Any]) -> None:

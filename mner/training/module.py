@@ -1,7 +1,7 @@
 """`TaggingModule`: Lightning's half of every strategy. Steps, loss, scores, optimiser and schedule, checkpoint hooks.
 
 What a strategy computes is the other half, `mner.fusion.base`. Names of what is logged: `train/loss` and
-`train/{part}_loss`, `val/f1` and `test/f1` (lenient; also precision, recall, and `{type}/f1`), `val/strict/f1`.
+`train/{part}_loss`, `val/f1` and `test/f1` (lenient; also precision, recall, and `{type}/f1`), `val/strict/f1`. With several label sets those of each are under `val/{set}/`, and `val/f1` is their mean.
 """
 
 from __future__ import annotations
@@ -9,30 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from mner.batch import Batch
 from mner.data.agreement import check_batch, tokenizer_of
-from mner.data.datamodules.base import MNERDataModule
+from mner.data.datamodules.joint import described, parts_of
 from mner.data.formats.predictions import Prediction, ScoredSpan
 from mner.data.loader import PostLoader
 from mner.data.recipe import check_inputs, check_restored
 from mner.data.windows import whole_posts
 from mner.labels import MODES, Span, spans
-from mner.metrics import SpanF1
 from mner.training.checkpoint import accept, load_module, write_extras
+from mner.training.label_sets import LabelSets
 
-STAGES = ("val", "test")
 ExtraLoss = Callable[[Any, Batch, Tensor], Tensor]
 
 
-class TaggingModule(pl.LightningModule):
+class TaggingModule(LabelSets):
     """Trains, scores and keeps a model that gives each word a label.
 
     Args:
-        labels: BIO labels, `O` first.
+        labels: BIO labels, `O` first; or such a list for each label set, by name.
 
     Attributes:
         uses_image: Whether images are read.
@@ -49,16 +47,11 @@ class TaggingModule(pl.LightningModule):
     needs: ClassVar[frozenset[str]] = frozenset()
     region_order_matters: ClassVar[bool] = False
     text_alone: bool = False
-    labels: list[str]
     text_encoder: Any
 
-    def __init__(self, labels: list[str]) -> None:
-        super().__init__()
-        self.labels = list(labels)
-        self.metrics: Any = nn.ModuleDict(
-            {f"{stage}_{mode}": SpanF1(labels, mode=mode) for stage in STAGES for mode in MODES}
-        )
-        self._tested: list[tuple[list[str], list[str]]] = []
+    def __init__(self, labels: list[str] | dict[str, list[str]]) -> None:
+        super().__init__(labels)
+        self._tested: dict[str, list[tuple[list[str], list[str]]]] = {}  # by label set
         self.restored: dict[str, Any] | None = None
         self.extra_losses: dict[str, ExtraLoss] = {}
         self._tokenizer: str | None = None
@@ -102,12 +95,14 @@ class TaggingModule(pl.LightningModule):
         if stage == "fit" and self.restored is not None and not self.training:
             self.train()  # a loaded module is in evaluation mode, and Lightning would train it so, without dropout
         data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, MNERDataModule):
-            check_inputs(self, data)
+        parts = parts_of(data, self)
+        for name, part in parts.items():
+            self.select(Batch(label_set=name) if name else Batch())
+            check_inputs(self, part)
             if self.restored is not None:
-                check_restored(data, self.restored.get("data", {}))
-            self._tokenizer = data.post_tokenizer.fingerprint
-        elif (own := tokenizer_of(self)) is not None:
+                check_restored(part, described(self.restored.get("data", {}), name or self.label_set))
+            self._tokenizer = part.post_tokenizer.fingerprint
+        if not parts and (own := tokenizer_of(self)) is not None:
             self._tokenizer = own.fingerprint
 
     def on_train_start(self) -> None:
@@ -122,6 +117,7 @@ class TaggingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of training."""
+        self.select(batch)
         check_batch(self, batch, self._tokenizer)
         parts = self._losses(batch)
         loss = torch.stack(list(parts.values())).sum()
@@ -152,7 +148,7 @@ class TaggingModule(pl.LightningModule):
         """Score one batch of the test split."""
         paths, batch = self._evaluate(batch, "test")
         gold = self._names(batch["tags"].tolist(), [len(words) for words in batch["words"]])
-        self._tested += zip(gold, self._names(paths), strict=True)
+        self._tested.setdefault(self._set_of(batch), []).extend(zip(gold, self._names(paths), strict=True))
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the valid split."""
@@ -160,7 +156,7 @@ class TaggingModule(pl.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Forget the posts of an earlier test."""
-        self._tested = []
+        self._tested = {}
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test split."""
@@ -168,11 +164,15 @@ class TaggingModule(pl.LightningModule):
 
     @property
     def tested(self) -> list[tuple[list[str], list[str]]]:
-        """Gold and predicted tags of each post that this process tested last."""
-        return self._tested
+        """Gold and predicted tags of each post that this process tested last; of the chosen label set."""
+        return self._tested.get(self._set_of(Batch()), [])
+
+    def _set_of(self, batch: Batch) -> str:
+        return batch.get("label_set", self.label_set or "") if self.label_sets else ""
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Tags and entities of each post, with the probability of each entity."""
+        self.select(batch)
         check_batch(self, batch, self._tokenizer)
         label_scores, batch = whole_posts(self.label_scores(batch), batch)
         pred = self._names(self.decode(label_scores, batch))
@@ -198,6 +198,7 @@ class TaggingModule(pl.LightningModule):
         ]
 
     def _evaluate(self, batch: Batch, stage: str) -> tuple[list[list[int]], Batch]:
+        self.select(batch)
         check_batch(self, batch, self._tokenizer)
         scores, batch = whole_posts(self.label_scores(batch), batch)
         size = len(batch["id"])
@@ -211,12 +212,31 @@ class TaggingModule(pl.LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         for mode in MODES:
-            metric = self.metrics[f"{stage}_{mode}"]
             prefix = f"{stage}/" if mode == "lenient" else f"{stage}/strict/"
-            for name, value in metric.compute().items():
+            if self.label_sets:
+                scores = self._scores_of_sets(stage, mode, prefix)
+            else:
+                metric = self.metrics[f"{stage}_{mode}"]
+                scores = {prefix + name: value for name, value in metric.compute().items()}
+                metric.reset()
+            for name, value in scores.items():
                 # The same in each process; sync_dist only tells Lightning so, which else warns of each of them.
-                self.log(prefix + name, value, prog_bar=prefix + name == f"{stage}/f1", sync_dist=True)
+                self.log(name, value, prog_bar=name == f"{stage}/f1", sync_dist=True)
+
+    def _scores_of_sets(self, stage: str, mode: str, prefix: str) -> dict[str, Tensor]:
+        """Scores of the label sets that posts were seen of, and the mean over these sets."""
+        scores: dict[str, Tensor] = {}
+        seen: list[dict[str, Tensor]] = []
+        for label_set, metrics in self.all_metrics.items():
+            metric: Any = metrics[f"{stage}_{mode}"]  # type: ignore[index]
+            if metric.update_count:
+                seen.append(metric.compute())
+                scores |= {prefix.replace("/", f"/{label_set}/", 1) + name: value for name, value in seen[-1].items()}
             metric.reset()
+        if seen:
+            means = {name: torch.stack([found[name] for found in seen]).mean() for name in ("precision", "recall", "f1")}
+            scores |= {prefix + name: value for name, value in means.items()}
+        return scores
 
     def _names(self, paths: list[list[int]], lengths: list[int] | None = None) -> list[list[str]]:
         ends = lengths or [len(path) for path in paths]
@@ -280,8 +300,10 @@ class TaggingModule(pl.LightningModule):
         loop: dict[str, Any] = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
         self._places = list(loop.get("combined_loader", []))
         data = getattr(self.trainer, "datamodule", None)
-        if self.restored is not None and isinstance(data, MNERDataModule):
-            check_restored(data, self.restored.get("data", {}), resumed=bool(self.trainer.training))
+        if self.restored is not None:
+            before, resumed = self.restored.get("data", {}), bool(self.trainer.training)
+            for name, part in parts_of(data, self).items():
+                check_restored(part, described(before, name or self.label_set), resumed=resumed)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # no hparams_file, and never anything but weights

@@ -125,7 +125,8 @@ class _ValidReport(pl.Callback):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Print them."""
         if trainer.is_global_zero:
-            print("\n" + score_table(pl_module.labels, _plain(trainer.callback_metrics), "val"))
+            for prefix in _chosen(pl_module, "val"):
+                print("\n" + score_table(pl_module.labels, _plain(trainer.callback_metrics), prefix))
 
 
 class _TestReport(pl.Callback):
@@ -133,12 +134,16 @@ class _TestReport(pl.Callback):
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """Print them."""
+        for prefix in _chosen(pl_module, "test"):
+            self._report(trainer, pl_module, prefix)
+
+    def _report(self, trainer: Any, pl_module: Any, prefix: str) -> None:
         tested = _gather(pl_module.tested)
         if not trainer.is_global_zero:
             return
         metrics = _plain(trainer.callback_metrics)
-        report = check_against_seqeval(tested, metrics, "test")
-        print("\n" + score_table(pl_module.labels, metrics, "test"))
+        report = check_against_seqeval(tested, metrics, prefix)
+        print("\n" + score_table(pl_module.labels, metrics, prefix))
         print(f"\nseqeval on the same {len(tested)} posts (lenient):\n{report}")
         print("SpanF1 and seqeval agree.")
 
@@ -167,6 +172,18 @@ class _Writer(pl.Callback):
                 write_predictions(self.output, header(pl_module, data, self.split, trainer.ckpt_path), self.written)
             if self.output != STANDARD:
                 print(f"\n{len(self.written)} posts of {self.split} written to {self.output}")
+
+
+def _chosen(module: TaggingModule, stage: str) -> Iterator[str]:
+    """The prefix of the scores of each label set that was scored, which is chosen meanwhile."""
+    before = module.label_set
+    for prefix, name in module.scored(stage).items():
+        if name:
+            print(f"\n{name}")
+            module.use(name)
+        yield prefix
+    if before is not None:
+        module.use(before)
 
 
 def _safe(weights_only: bool | None) -> bool:

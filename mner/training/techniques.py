@@ -38,15 +38,14 @@ class LayerwiseLearningRates(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Divide the optimiser's groups by layer; a schedule multiplies each group's own rate."""
-        encoder = _tagging(pl_module).text_encoder
-        depth = _depths(encoder)
-        for optimizer, config in zip(trainer.optimizers, trainer.lr_scheduler_configs, strict=True):
-            schedule: Any = config.scheduler
-            groups = [part for group in optimizer.param_groups for part in self._divided(group, depth)]
-            lambdas = schedule.lr_lambdas[:1] * len(groups)
-            rates = [group["initial_lr"] for group in groups]
-            optimizer.param_groups[:] = groups
-            schedule.base_lrs, schedule.lr_lambdas = rates, lambdas
+        depth = _depths(_tagging(pl_module).text_encoder)
+        for optimizer in trainer.optimizers:
+            optimizer.param_groups[:] = [
+                part for group in optimizer.param_groups for part in self._divided(group, depth)
+            ]
+            for config in trainer.lr_scheduler_configs:
+                if config.scheduler.optimizer is optimizer:
+                    _follow(config.scheduler, optimizer.param_groups)
         log.info("Layer-wise learning rates: %d layers, factor %g", max(depth.values(), default=0), self.decay)
 
     def _divided(self, group: dict[str, Any], depth: Mapping[int, int]) -> list[dict[str, Any]]:
@@ -54,15 +53,24 @@ class LayerwiseLearningRates(pl.Callback):
         parts: dict[int, list[nn.Parameter]] = {}
         for parameter in group["params"]:
             parts.setdefault(depth.get(id(parameter), 0), []).append(parameter)
+        rates = [name for name in _RATES if name in group]
         return [
-            {
-                **group,
-                "params": parts[below],
-                "lr": group["lr"] * self.decay**below,
-                "initial_lr": group.get("initial_lr", group["lr"]) * self.decay**below,
-            }
+            {**group, "params": parts[below], **{name: group[name] * self.decay**below for name in rates}}
             for below in sorted(parts)
         ]
+
+
+_RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+"""What optimisers and schedules keep in a group of parameters that is a learning rate."""
+
+
+def _follow(schedule: Any, groups: list[dict[str, Any]]) -> None:
+    """Give a schedule what it keeps for each group; all groups follow the curve of the first."""
+    if hasattr(schedule, "base_lrs"):
+        schedule.base_lrs = [group["initial_lr"] for group in groups]
+    for name in ("lr_lambdas", "min_lrs"):
+        if hasattr(schedule, name):
+            setattr(schedule, name, getattr(schedule, name)[:1] * len(groups))
 
 
 def _depths(encoder: Any) -> dict[int, int]:
@@ -120,6 +128,10 @@ class RDrop(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take it out again."""
         _tagging(pl_module).extra_losses.pop("rdrop", None)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Take it out of a run that failed, too."""
+        self.on_fit_end(trainer, pl_module)
 
     def loss(self, module: Any, batch: Batch, emissions: Tensor) -> Tensor:
         """The weighted divergence between these emissions (b, w, l) and those of a second pass."""

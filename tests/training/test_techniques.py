@@ -8,8 +8,9 @@ import torch
 
 from mner.data import Twitter2017DataModule
 from mner.fusion import FusionModule, TextOnly, UnifiedMultimodalTransformer
+from mner.nn import divergence
 from mner.training import AveragedWeights, BestByF1, LayerwiseLearningRates, RDrop
-from tests.tiny_sets import WIDTH, write_twitter
+from tests.tiny_sets import WIDTH, save_small_bert, write_twitter
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -19,15 +20,17 @@ def fit(tmp_path, bert_folder):
     """A function that trains a strategy with callbacks: (module, trainer)."""
     root = write_twitter(tmp_path / "data")
 
-    def fit(*callbacks, cls=TextOnly, max_epochs=2, **model):
+    def fit(*callbacks, cls=TextOnly, max_epochs=2, encoder=bert_folder, ckpt_path=None, optimizer=None, **model):
         data = Twitter2017DataModule(str(root), batch_size=2, features="regions" if cls.uses_image else None)
         width = {"region_width": WIDTH} if cls.uses_image else {}
-        module = cls(data.labels, text_encoder=bert_folder, **width, **model)
+        module = cls(data.labels, text_encoder=encoder, **width, **model)
+        if optimizer is not None:
+            module.configure_optimizers = lambda: optimizer(module.parameters())
         options = {"max_epochs": max_epochs, "default_root_dir": tmp_path, "enable_checkpointing": False, **QUIET}
         if any(isinstance(callback, BestByF1) for callback in callbacks):
             options["enable_checkpointing"] = True
         trainer = pl.Trainer(callbacks=list(callbacks), **options)
-        trainer.fit(module, data)
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
         return module, trainer
 
     return fit
@@ -62,6 +65,53 @@ def test_a_factor_of_one_changes_nothing(fit):
     assert all(torch.allclose(same[name], value, atol=1e-6) for name, value in plain.items())
 
 
+def test_a_resumed_run_keeps_its_rates(fit, tmp_path):
+    technique = LayerwiseLearningRates(decay=0.5)
+    _, trainer = fit(technique, Halfway(tmp_path / "half.ckpt"), learning_rate=0.01, max_epochs=4)
+    _, again = fit(technique, ckpt_path=tmp_path / "half.ckpt", learning_rate=0.01, max_epochs=4)
+    rates = [[group["initial_lr"] for group in run.optimizers[0].param_groups] for run in (trainer, again)]
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) == 3
+    assert again.lr_scheduler_configs[0].scheduler.base_lrs == rates[0]
+    assert again.global_step == trainer.global_step
+
+
+class Halfway(pl.Callback):
+    """A checkpoint after the second epoch."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            trainer.save_checkpoint(self.path)
+
+
+def _cosine(parameters):
+    optimizer = torch.optim.SGD(parameters, lr=0.04)
+    return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)]
+
+
+def _plateau(parameters):
+    optimizer = torch.optim.SGD(parameters, lr=0.04)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=1e-9, min_lr=1e-3, patience=0, mode="max")
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/f1"}}
+
+
+@pytest.mark.parametrize("made", [lambda parameters: torch.optim.SGD(parameters, lr=0.04), _cosine, _plateau])
+def test_rates_of_another_optimiser(fit, made):
+    """As `--optimizer` and `--lr_scheduler` of the command line give it: perhaps without a schedule."""
+    module, trainer = fit(LayerwiseLearningRates(decay=0.5), optimizer=made, max_epochs=3)
+    groups = trainer.optimizers[0].param_groups
+    if made is _plateau:
+        assert min(group["lr"] for group in groups) >= 1e-3
+        return
+    by_part = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    top = by_part[id(module.head.weight)]
+    assert by_part[id(module.text_encoder.model.encoder.layer[0].output.dense.weight)] == pytest.approx(top / 2)
+    assert by_part[id(module.text_encoder.model.embeddings.word_embeddings.weight)] == pytest.approx(top / 4)
+
+
 class Steps(pl.Callback):
     """The head's weights after each step, and when they are validated."""
 
@@ -83,11 +133,14 @@ def test_the_average_is_validated_and_kept(fit, tmp_path):
     steps = Steps()
     best = BestByF1(dirpath=tmp_path / "kept")
     module, _ = fit(AveragedWeights(decay=0.5), steps, best, learning_rate=1e-2, max_epochs=1)
-    _, *stepped = steps.stepped
-    mean = stepped[0]  # the average begins with the weights after the first step
+    start, *stepped = steps.stepped
+    mean, from_start = stepped[0], start  # the average begins with the weights after the first step
     for weights in stepped[1:]:
         mean = 0.5 * mean + 0.5 * weights
+    for weights in stepped:
+        from_start = 0.5 * from_start + 0.5 * weights
     assert not torch.allclose(mean, stepped[-1], atol=1e-4)
+    assert not torch.allclose(mean, from_start, atol=1e-4), "the starting point is seen in the numbers"
     torch.testing.assert_close(steps.validated[-1], mean)
     kept = FusionModule.load_from_checkpoint(best.best_model_path)
     torch.testing.assert_close(kept.head.bias.detach(), mean)
@@ -127,17 +180,42 @@ def test_emissions_are_those_of_the_tagging_loss(bert_folder):
     torch.testing.assert_close(parts["tagging"], module.nll(given[0], batch))
 
 
-def test_rdrop_is_zero_without_dropout_and_positive_with(fit):
+def test_rdrop_is_zero_without_dropout_and_positive_with(fit, tmp_path):
     logged = {}
     for dropout in (0.0, 0.5):
-        module, trainer = fit(RDrop(weight=2.0), dropout=dropout, learning_rate=0.0, max_epochs=1)
-        if dropout == 0.0:
-            for part in module.modules():
-                if isinstance(part, torch.nn.Dropout):
-                    part.p = 0.0
+        encoder = str(save_small_bert(tmp_path / f"bert{dropout}", dropout))
+        module, trainer = fit(RDrop(weight=2.0), encoder=encoder, dropout=dropout, max_epochs=1)
         logged[dropout] = float(trainer.callback_metrics["train/rdrop_loss"])
         assert module.extra_losses == {}, "only for the run"
-    assert logged[0.5] > logged[0.0] >= 0
+    assert logged[0.0] == pytest.approx(0.0, abs=1e-6)
+    assert logged[0.5] > 1e-3
+
+
+def test_the_loss_of_rdrop(fit, tmp_path):
+    """The mean of both divergences of two given views, times the weight."""
+    module, trainer = fit(max_epochs=1)
+    batch = next(iter(trainer.datamodule.train_dataloader()))
+    crf, mask = module.crf, batch["word_mask"]
+    first, second = torch.randn(2, *mask.shape, len(module.labels))
+    module.emissions = lambda batch: second
+    for weight in (0.0, 3.0):
+        there, back = divergence(crf, first, second, mask), divergence(crf, second, first, mask)
+        torch.testing.assert_close(RDrop(weight).loss(module, batch, first), weight * (there + back) / 2)
+
+
+def test_a_run_that_failed_leaves_no_loss_behind(fit):
+    seen = []
+
+    class Broken(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            seen.append((pl_module, dict(pl_module.extra_losses)))
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(RDrop(), Broken())
+    ((module, registered),) = seen
+    assert list(registered) == ["rdrop"]
+    assert module.extra_losses == {}
 
 
 @pytest.mark.parametrize("made", [lambda: LayerwiseLearningRates(0), lambda: AveragedWeights(1), lambda: RDrop(-1)])

@@ -238,7 +238,7 @@ class UnifiedMultimodalTransformer(FusionModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         if self.label_sets:
-            raise ValueError(f"{type(self).__name__} converts spans to the labels of one set; give it one list of `labels`")
+            raise ValueError(f"{type(self).__name__} turns spans into labels of one set; give it one list of `labels`")
         if not 0 <= span_share <= 1:
             raise ValueError(f"Expected `span_share` between 0 and 1, but got {span_share}")
         if span_weight < 0:

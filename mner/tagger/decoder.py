@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -17,9 +18,13 @@ from mner.data.inputs import OF_REGIONS
 from mner.data.tokenizer import MAX_WORD, PostTokenizer
 from mner.data.windows import encode_windows
 from mner.data.word_splitter import Word, readable
+from mner.errors import MNERError
 from mner.fusion.base import FusionModule
 from mner.labels import spans
 from mner.tagger.image_processor import NOTHING, Seen
+
+
+log = logging.getLogger(__name__)
 
 
 class Section(NamedTuple):
@@ -146,6 +151,19 @@ class Decoder:
             Found(some, [(*span, score) for span, score in zip(its, of, strict=True)])
             for some, its, of in zip(tags, entities, scores, strict=True)
         ]
+
+
+def choose_label_set(model: FusionModule, label_set: str | None) -> str | None:
+    """Use a label set of a model, and say so where nobody chose among several."""
+    sets = list(getattr(model, "label_sets", ()))  # an exported model has none
+    if label_set is None and not sets:
+        return None
+    if not sets:
+        raise MNERError(f"Expected no label set for a model with one list of labels, but got {label_set!r}")
+    if label_set is None and len(sets) > 1:
+        log.warning("The model has label sets %s; tagging with %r, as label_set= chooses no other", sets, sets[0])
+    model.use(label_set or sets[0])
+    return model.label_set
 
 
 def _shown(words: Sequence[Word]) -> tuple[str, ...]:

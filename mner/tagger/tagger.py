@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from mner.data.datamodules.joint import described
 from mner.data.tokenizer import PostTokenizer
 from mner.data.word_splitter import STYLES, Splitter, Style, style_of
-from mner.errors import CheckpointError, MNERError
+from mner.errors import CheckpointError
 from mner.fusion.base import FusionModule
 from mner.runtime import Turns, pick_device
-from mner.tagger.decoder import Decoder, Found, Section
+from mner.tagger.decoder import Decoder, Found, Section, choose_label_set
 from mner.tagger.image_processor import NOTHING, Sight
 from mner.tagger.post import Context, Entity, Post, Tagged, groups, posts_of
 from mner.tagger.preprocessor import ImageWarning, Prepared, Preparer, tokenizer_of
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from mner.tagger.render import Rendering
 
 __all__ = ["Entity", "ImageWarning", "Post", "Tagged", "Tagger"]
-log = logging.getLogger(__name__)
 SECTION = 10_000
 """Words that are decoded together; longer texts are cut."""
 AHEAD = 8
@@ -94,7 +92,7 @@ class Tagger:
         self.turns = Turns()
         self.device = pick_device(device)
         self.model = model.eval().to(self.device)
-        self.label_set = _choose(model, label_set)
+        self.label_set = choose_label_set(model, label_set)
         self.labels = list(model.labels)
         self.batch_size = batch_size
         self.data: dict[str, Any] = described((model.restored or {}).get("data") or {}, self.label_set)
@@ -317,19 +315,6 @@ class Tagger:
         for section, result in zip(sections, self.decoder(sections, batch_size or self.batch_size), strict=True):
             found[section.post].append(result)
         return [_tagged(post, parts) for post, parts in zip(prepared, found, strict=True)]
-
-
-def _choose(model: FusionModule, label_set: str | None) -> str | None:
-    """Use a label set of a model, and say so where nobody chose among several."""
-    sets = list(getattr(model, "label_sets", ()))  # an exported model has none
-    if label_set is None and not sets:
-        return None
-    if not sets:
-        raise MNERError(f"Expected no label set for a model with one list of labels, but got {label_set!r}")
-    if label_set is None and len(sets) > 1:
-        log.warning("The model has label sets %s; tagging with %r, as label_set= chooses no other", sets, sets[0])
-    model.use(label_set or sets[0])
-    return model.label_set
 
 
 def _tagged(post: Prepared, found: Sequence[Found]) -> Tagged:

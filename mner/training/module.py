@@ -1,7 +1,8 @@
 """`TaggingModule`: Lightning's half of every strategy. Steps, loss, scores, optimiser and schedule, checkpoint hooks.
 
 What a strategy computes is the other half, `mner.fusion.base`. Names of what is logged: `train/loss` and
-`train/{part}_loss`, `val/f1` and `test/f1` (lenient; also precision, recall, and `{type}/f1`), `val/strict/f1`. With several label sets those of each are under `val/{set}/`, and `val/f1` is their mean.
+`train/{part}_loss`, `val/f1` and `test/f1` (lenient; also precision, recall, and `{type}/f1`), `val/strict/f1`. With
+several label sets, those of each are under `val/{set}/`, and `val/f1` is their mean.
 """
 
 from __future__ import annotations
@@ -234,8 +235,8 @@ class TaggingModule(LabelSets):
                 scores |= {prefix.replace("/", f"/{label_set}/", 1) + name: value for name, value in seen[-1].items()}
             metric.reset()
         if seen:
-            means = {name: torch.stack([found[name] for found in seen]).mean() for name in ("precision", "recall", "f1")}
-            scores |= {prefix + name: value for name, value in means.items()}
+            for name in ("precision", "recall", "f1"):
+                scores[prefix + name] = torch.stack([found[name] for found in seen]).mean()
         return scores
 
     def _names(self, paths: list[list[int]], lengths: list[int] | None = None) -> list[list[str]]:

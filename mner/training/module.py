@@ -6,6 +6,8 @@ What a strategy computes is the other half, `mner.fusion.base`. Names of what is
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
@@ -22,8 +24,9 @@ from mner.data.recipe import check_inputs, check_restored
 from mner.data.windows import whole_posts
 from mner.labels import MODES, Span, spans
 from mner.metrics import SpanF1
-from mner.training.checkpoint import accept, load_module, write_extras
+from mner.training.checkpoint import accept, load_module, own_names, plain_names, write_extras
 
+log = logging.getLogger(__name__)
 STAGES = ("val", "test")
 ExtraLoss = Callable[[Any, Batch, Tensor], Tensor]
 
@@ -234,8 +237,11 @@ class TaggingModule(pl.LightningModule):
         return min(1.0, trainer.global_step / total) if total > 0 else 0.0
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a rate for the encoders and one for the rest; linear warm-up and decay over all steps."""
-        from transformers import get_linear_schedule_with_warmup
+        """AdamW with a rate for the encoders and one for the rest; linear warm-up and decay over all steps.
+
+        A run whose end nobody knows (`max_epochs` -1 without `max_steps`) has constant rates.
+        """
+        from transformers import get_constant_schedule, get_linear_schedule_with_warmup
 
         options = self.hparams
         head_rate = options["head_learning_rate"] or options["learning_rate"]
@@ -256,8 +262,13 @@ class TaggingModule(pl.LightningModule):
         # Gradients are unscaled outside the optimiser; it says that it could do so itself, and Lightning then refuses
         # to clip them under mixed precision.
         optimizer._step_supports_amp_scaling = False
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, int(options["warmup_ratio"] * total), total)
+        total = self.trainer.estimated_stepping_batches
+        schedule: Any
+        if math.isinf(total):
+            log.warning("The learning rate stays as it is: with max_epochs -1 and no max_steps nobody knows the end")
+            schedule = get_constant_schedule(optimizer)
+        else:
+            schedule = get_linear_schedule_with_warmup(optimizer, int(options["warmup_ratio"] * total), int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -269,6 +280,14 @@ class TaggingModule(pl.LightningModule):
         super().lr_scheduler_step(scheduler, metric)
 
     # Checkpoints
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # overloads of torch
+        """The weights by name; those of parts that `torch.compile` wrapped have the same names as without it."""
+        return plain_names(super().state_dict(*args, **kwargs))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        own_names(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the model again: class, configuration, tokeniser, data fingerprint."""

@@ -6,9 +6,9 @@
     |---|---|---|
     | `boxes` | `region_boxes` (b, r, 4) | stored regions; of a grid, its cells |
     | `scores` | `region_scores` (b, r) | stored regions; 1 for the cells of a grid |
-    | `object_names` | `object_names`, b lists | option `object_names`, else stored regions, else a context called `tags` |
+    | `object_names` | `object_names`, b lists | option `object_names`, stored regions, or a context called `tags` |
     | `relation` | `relation` (b,) | option `relations`, a file |
-    | `groups` | `region_group` (b, r) | which of a post's images, or which crop of an image, a region is of |
+    | `groups` | `region_group` (b, r) | which image of a post, or which crop of an image, a region is of |
 """
 
 from __future__ import annotations

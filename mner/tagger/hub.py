@@ -20,7 +20,7 @@ from mner.encoders.text import ADAPTERS
 from mner.errors import CheckpointError
 from mner.files import output_folder, refuse_inputs
 from mner.fusion.base import FusionModule
-from mner.training.checkpoint import KEY, build_module, read_checkpoint, write_extras
+from mner.training.checkpoint import KEY, build_module, plain_names, read_checkpoint, write_extras
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1
@@ -79,7 +79,7 @@ def merged_state(model: FusionModule) -> dict[str, torch.Tensor]:
     encoder = deepcopy(model.text_encoder)
     encoder.merge()
     others = {name: value for name, value in state.items() if not name.startswith("text_encoder.")}
-    return others | {f"text_encoder.{name}": value for name, value in encoder.state_dict().items()}
+    return others | {f"text_encoder.{name}": value for name, value in plain_names(encoder.state_dict()).items()}
 
 
 def save_parts(

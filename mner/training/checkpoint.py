@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pickle
 import sys
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 import mner
 from mner.encoders.text import ADAPTERS
@@ -18,6 +20,8 @@ from mner.runtime import run_seed
 from mner.training.old_names import renamed
 
 KEY = "mner"
+COMPILED = "_orig_mod."
+"""What `torch.compile(part)` puts into the names of the part's weights."""
 
 
 class Kept(Protocol):
@@ -59,6 +63,26 @@ def write_extras(module: Kept, checkpoint: dict[str, Any]) -> None:
     }
     # LightningCLI reads this key when it is given a checkpoint without a config.
     checkpoint["hyper_parameters"] = {**_plain(dict(module.hparams)), "_class_path": class_path(module)}
+
+
+def plain_names(state: dict[str, Any]) -> dict[str, Any]:
+    """`state`, in which weights of compiled parts now have the names that they have without `torch.compile`."""
+    if any(COMPILED in name for name in state):
+        for name in list(state):  # each, so that the order stays
+            state[name.replace(COMPILED, "")] = state.pop(name)
+    return state
+
+
+def own_names(module: nn.Module, state: dict[str, Any], prefix: str = "") -> None:
+    """Give the weights in `state` the names of `module`, whichever of its parts are compiled here or were there."""
+    tensors = itertools.chain(
+        module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    )
+    own = {prefix + name.replace(COMPILED, ""): prefix + name for name, _ in tensors}
+    for name in list(state):
+        place = own.get(name.replace(COMPILED, ""), name)
+        if place != name:
+            state[place] = state.pop(name)
 
 
 def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any]:

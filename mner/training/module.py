@@ -7,7 +7,7 @@ several label sets, those of each are under `val/{set}/`, and `val/f1` is their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,8 +21,9 @@ from mner.data.loader import PostLoader
 from mner.data.recipe import check_inputs, check_restored
 from mner.data.windows import whole_posts
 from mner.labels import MODES, Span, spans
-from mner.training.checkpoint import accept, load_module, write_extras
+from mner.training.checkpoint import accept, load_module, own_names, plain_names, write_extras
 from mner.training.label_sets import LabelSets
+from mner.training.optimisation import adamw, follow_new_groups, warmup_and_decay
 
 ExtraLoss = Callable[[Any, Batch, Tensor], Tensor]
 
@@ -255,41 +256,27 @@ class TaggingModule(LabelSets):
         return min(1.0, trainer.global_step / total) if total > 0 else 0.0
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a rate for the encoders and one for the rest; linear warm-up and decay over all steps."""
-        from transformers import get_linear_schedule_with_warmup
-
-        options = self.hparams
-        head_rate = options["head_learning_rate"] or options["learning_rate"]
-        inside = {id(parameter) for part in self.pretrained for parameter in part.parameters()}
-        rated = [(parameter, id(parameter) in inside) for parameter in self.parameters() if parameter.requires_grad]
-        plain = _undecayed(self)
-        groups = [
-            {
-                "params": [p for p, in_encoder in rated if in_encoder is encoder and (id(p) in plain) is undecayed],
-                "lr": options["learning_rate"] if encoder else head_rate,
-                "weight_decay": 0.0 if undecayed else options["weight_decay"],
-            }
-            for encoder in (True, False)
-            for undecayed in (True, False)
-        ]
-        # One pass over each parameter: four times as fast on a CPU as the default.
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-        # Gradients are unscaled outside the optimiser; it says that it could do so itself, and Lightning then refuses
-        # to clip them under mixed precision.
-        optimizer._step_supports_amp_scaling = False
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, int(options["warmup_ratio"] * total), total)
+        """AdamW and a schedule of its rates; see `mner.training.optimisation`."""
+        options, total = self.hparams, self.trainer.estimated_stepping_batches
+        rate = options["learning_rate"]
+        optimizer = adamw(self, rate, options["head_learning_rate"] or rate, options["weight_decay"])
+        schedule = warmup_and_decay(optimizer, options["warmup_ratio"], total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """One step of the schedule, for the groups of parameters too that a callback added (Lightning's finetuning)."""
-        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-            for group in scheduler.optimizer.param_groups[len(scheduler.base_lrs) :]:
-                scheduler.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
-                scheduler.lr_lambdas.append(scheduler.lr_lambdas[0])
+        follow_new_groups(scheduler)
         super().lr_scheduler_step(scheduler, metric)
 
     # Checkpoints
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # overloads of torch
+        """The weights by name; those of parts that `torch.compile` wrapped have the same names as without it."""
+        return plain_names(super().state_dict(*args, **kwargs))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        own_names(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the model again: class, configuration, tokeniser, data fingerprint."""
@@ -318,17 +305,3 @@ class TaggingModule(LabelSets):
             kwargs: Constructor arguments that replace stored ones.
         """
         return load_module(checkpoint_path, cls, map_location, **kwargs)
-
-
-def _undecayed(module: nn.Module) -> set[int]:
-    """Ids of parameters without weight decay: biases and everything of normalisation layers."""
-    norms = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-    found: set[int] = set()
-    for part in module.modules():
-        named: Iterable[tuple[str, nn.Parameter]] = part.named_parameters(recurse=False)
-        found |= {
-            id(parameter)
-            for name, parameter in named
-            if isinstance(part, norms) or "bias" in name or "norm" in name.lower()
-        }
-    return found

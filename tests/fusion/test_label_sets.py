@@ -187,12 +187,12 @@ def test_what_does_not_fit_is_refused(roots, encoder, tmp_path):
     batch["label_set"] = "c"
     with pytest.raises(MNERError, match=r"label sets, \['a', 'b'\], but got 'c'"):
         model.losses(batch)
-    with pytest.raises(MNERError, match="no label set, but got 'b'"):
+    with pytest.raises(MNERError, match=r"no label set, but got 'b'"):
         model_of(encoder, A).use("b")
     with pytest.raises(MNERError, match="no label set"):
         Tagger(model_of(encoder, A), label_set="b")
     for name in ("", "a.b", "a/b", "strict", "keys"):
-        with pytest.raises(ValueError, match="label sets|types that scores"):
+        with pytest.raises(ValueError, match=r"label sets|types that scores"):
             model_of(encoder, {name: A})
     with pytest.raises(ValueError, match="one label set at least"):
         model_of(encoder, {})

@@ -23,7 +23,6 @@ from mner.fusion.base import FusionModule
 from mner.labels import spans
 from mner.tagger.image_processor import NOTHING, Seen
 
-
 log = logging.getLogger(__name__)
 
 

@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_refused(roots, encoder, tmp_path):
     with pytest.raises(MNERError, match="no label set"):
         Tagger(model_of(encoder, A), label_set="b")
     for name in ("", "a.b", "a/b", "strict", "keys"):
-        with pytest.raises(ValueError, match="label sets|types that scores"):
+        with pytest.raises(ValueError, match=r"label sets|types that scores"):
             model_of(encoder, {name: A})
     with pytest.raises(ValueError, match="one label set at least"):
         model_of(encoder, {})

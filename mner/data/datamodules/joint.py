@@ -1,4 +1,4 @@
-"""`JointDataModule`: data sets with entity types of their own, as batches for one model with several label sets.
+"""`JointDataModule`: data sets with other entity types, as batches for one model with several label sets.
 
 Each batch is of one data set and says which (`label_set`), so that what one data set does not label is no negative
 example for another.
@@ -124,8 +124,7 @@ class JointDataModule(pl.LightningDataModule):
             names = {name: part.tokenizer or part.text_encoder for name, part in self.parts.items()}
             raise MNERError(
                 f"Expected data sets with one tokeniser, but got those of {names}; leave out `text_encoder`, "
-                f"`tokenizer` "
-                "and other settings of words in all of them, or give them all the same"
+                "`tokenizer` and other settings of words in all of them, or give them all the same"
             )
         datasets = {name: part._ready(split) for name, part in self.parts.items()}
         collates = {name: part.collate(datasets[name]) for name, part in self.parts.items()}
@@ -213,9 +212,8 @@ class _JointCollate:
 def _refuse_processes(count: int) -> None:
     if count > 1:
         raise MNERError(
-            f"Expected one process for JointDataModule, but got {count}: in each step some heads "
-            "would have no gradient; "
-            "train with devices=1"
+            f"Expected one process for JointDataModule, but got {count}: in each step some heads would have no "
+            "gradient; train with devices=1"
         )
 
 

@@ -93,6 +93,18 @@ class MNERCLI(LightningCLI):
             config["model"]["init_args"]["text_encoder"] = self.checkpoint[KEY]["text_config"]
             config["model"]["init_args"]["image_weights"] = None
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Any:
+        """Without the checkpoints of `--checkpoint` where none are wanted; Lightning refuses the two together.
+
+        Raises:
+            ValueError: If an option has no meaning that Lightning would not refuse itself.
+        """
+        if (steps := config["accumulate_grad_batches"]) < 1:
+            raise ValueError(f"Expected --trainer.accumulate_grad_batches of at least 1, but got {steps}")
+        if config["enable_checkpointing"] is False or config["barebones"]:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, BestByF1)]
+        return super()._instantiate_trainer(config, callbacks)
+
     def after_instantiate_classes(self) -> None:
         """Tokenise as the checkpoint's model was trained to, and say what makes a run slow."""
         if str(self.trainer.precision).startswith("bf16") and slow_bfloat16(self.trainer.strategy.root_device):
@@ -129,7 +141,13 @@ class MNERCLI(LightningCLI):
         if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
             return
         best = self.trainer.checkpoint_callback
-        if not isinstance(best, ModelCheckpoint) or best.best_model_score is None:
+        if not isinstance(best, ModelCheckpoint):
+            print("\nNo checkpoint was kept")
+            return
+        if best.best_model_score is None:
+            print("\nThe valid split was not scored, so that there is no best checkpoint")
+            if Path(best.last_model_path).is_file():
+                print(f"The last one: {best.last_model_path}")
             return
         print(f"\nBest valid F1: {100 * float(best.best_model_score):.2f}")
         if not Path(best.best_model_path).is_file():  # a resumed run remembers it, but its folder may be gone

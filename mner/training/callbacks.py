@@ -88,7 +88,7 @@ class FindLearningRate(LearningRateFinder):
         """Search, then make the optimiser with what was found. A run that goes on from a checkpoint has its rate."""
         if trainer.ckpt_path is not None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._num_training_steps = min(self._num_training_steps, int(trainer.estimated_stepping_batches))
+        self._num_training_steps = int(min(self._num_training_steps, trainer.estimated_stepping_batches))
         before = pl_module.hparams["learning_rate"]
         self.lr_find(trainer, pl_module)
         if self.optimal_lr is None or pl_module.hparams["learning_rate"] == before:
@@ -126,6 +126,12 @@ class BestByF1(ModelCheckpoint):
         """Keep the last one, whatever its score."""
         super().on_validation_end(trainer, pl_module)
         if not self._should_save_on_train_epoch_end(trainer):
+            self._keep_last(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the last one of a run that ends between validations, or before the first; none of a `fast_dev_run`."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super().on_train_end(trainer, pl_module)
             self._keep_last(trainer)
 
     def _keep_last(self, trainer: pl.Trainer) -> None:

@@ -83,7 +83,7 @@ class ImageEncoder(nn.Module):
 
     def grid(self, size: int) -> tuple[int, int]:
         """Rows and columns of the regions of images of `size` x `size` pixels."""
-        features, _ = self._trace(size)
+        features = self._shape(size)
         if features.dim() == 4:
             rows, columns = features.shape[1:3] if self._channels_last else features.shape[2:4]
             return rows, columns
@@ -96,7 +96,7 @@ class ImageEncoder(nn.Module):
     def _try(self, size: int) -> None:
         """Each kind of model has its own error for a size that it cannot take; some have a bare assertion."""
         try:
-            self._trace(size)
+            self._shape(size)
         except (AssertionError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{self.name!r} takes images of {self.size} x {self.size} pixels, but got {size} x {size} "
@@ -113,24 +113,38 @@ class ImageEncoder(nn.Module):
         # (b, rows, columns, f) or (b, f, rows, columns)
         return features.flatten(1, 2) if self._channels_last else features.flatten(2).transpose(1, 2)
 
-    @torch.inference_mode(False)  # evaluation may meet a new size; what a trace leads back to needs gradients
-    def _trace(self, size: int) -> tuple[Tensor, set[str]]:
-        """Features of one image on the meta device (shapes, no numbers), and the parameters they don't depend on."""
-        meta = {
-            name: torch.empty_like(value, device="meta").requires_grad_(isinstance(value, nn.Parameter))
-            for name, value in [*self.backbone.named_parameters(), *self.backbone.named_buffers()]
-        }
-        image = torch.zeros(2, 3, size, size, device="meta")  # two: batch normalisation wants more than one value
-        with torch.enable_grad():
-            features = functional_call(
-                _Features(self.backbone), {f"model.{name}": value for name, value in meta.items()}, (image,)
+    def _features(self, size: int, parameters: dict[str, Tensor]) -> Tensor:
+        """Features of two images on the meta device: shapes, no numbers. One is too few for batch normalisation."""
+        image = torch.zeros(2, 3, size, size, device="meta")
+        features = functional_call(
+            _Features(self.backbone), {f"model.{name}": value for name, value in parameters.items()}, (image,)
+        )
+        if not isinstance(features, Tensor) or features.dim() not in (3, 4):
+            found = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
+            raise ValueError(
+                f"Expected a timm model with one feature map or one sequence of patches, but {self.name!r} gives "
+                f"{found}"
             )
-            if not isinstance(features, Tensor) or features.dim() not in (3, 4):
-                found = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
-                raise ValueError(
-                    f"Expected a timm model with one feature map or one sequence of patches, but {self.name!r} "
-                    f"gives {found}"
-                )
+        return features
+
+    def _meta(self) -> dict[str, Tensor]:
+        named = [*self.backbone.named_parameters(), *self.backbone.named_buffers()]
+        return {
+            name: torch.empty_like(value, device="meta").requires_grad_(isinstance(value, nn.Parameter))
+            for name, value in named
+        }
+
+    @torch.inference_mode(False)  # evaluation may meet a new size
+    def _shape(self, size: int) -> Tensor:
+        """Features of images of a size, on the meta device."""
+        with torch.no_grad():
+            return self._features(size, self._meta())
+
+    def _trace(self, size: int) -> tuple[Tensor, set[str]]:
+        """As `_shape`, and the parameters that they don't depend on."""
+        meta = self._meta()
+        with torch.enable_grad():
+            features = self._features(size, meta)
             parameters = {name: value for name, value in meta.items() if value.requires_grad}
             gradients = torch.autograd.grad(features.sum(), list(parameters.values()), allow_unused=True)
         return features, {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}

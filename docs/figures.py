@@ -388,6 +388,23 @@ FIGURES = {
             *TAIL,
         ),
     ),
+    "cross_modal_encoder": Figure(
+        "CrossModalEncoder: words and placed regions, each encoded alone, then in layers that cross",
+        {
+            "language": Box(170, 0, "post + context: language layers", "(b, t, d)", "text", 240, "text_encoder"),
+            "image": Box(550, 0, "regions V and their boxes", "(b, r, f), (b, r, 4)", "image", 220),
+            "placed": Box(550, 1, "mean of two Linear, LayerNorm", "(b, r, d)", "image", 230, "fresh.visn_fc"),
+            "objects": Box(550, 2, "object layers", "(b, r, d)", "image", 210, "fresh.r_layers.4"),
+            "cross": Box(360, 3, "cross layers, both ways: words' side", "(b, t, d)", "both", 270,
+                         "fresh.x_layers.4"),
+            "words": Box(360, 4, "first piece of each word", "(b, w, d)", "both", 250, "word_projection"),
+            **tail(5),
+        },
+        (
+            "language.b cross.l", "image.b placed.t", "placed.b objects.t", "objects.b cross.r",
+            "cross.b words.t", "words.b head.t", *TAIL,
+        ),
+    ),
 }  # fmt: skip
 
 

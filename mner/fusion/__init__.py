@@ -4,6 +4,7 @@ from mner.fusion.base import FusionModule
 from mner.fusion.character_word_image import CharacterImage, CharacterWord, CharacterWordImage, WordImage
 from mner.fusion.co_attention import CoAttention
 from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
+from mner.fusion.cross_modal_encoder import CrossModalEncoder
 from mner.fusion.guiding_objects import GuidingObjects
 from mner.fusion.modality_attention import ModalityAttention
 from mner.fusion.object_aware import ObjectAware
@@ -23,6 +24,7 @@ __all__ = [
     "CoAttention",
     "Concatenation",
     "ConcatenationWithoutCharacters",
+    "CrossModalEncoder",
     "FusionModule",
     "GuidingObjects",
     "ModalityAttention",

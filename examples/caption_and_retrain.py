@@ -40,7 +40,7 @@ CAPTIONER = os.environ.get("CAPTIONER")
 captioner = CAPTIONER or str(train_captioner(OUT / "captioner"))
 data = SampleDataModule(train=POSTS)
 data.prepare_data()
-captions = (OUT / "captions.jsonl").absolute()
+captions = (OUT / "image_captions.jsonl").absolute()
 caption(Path(data.root, "images"), captions, captioner, num_workers=0)
 
 texts = read_context(captions)

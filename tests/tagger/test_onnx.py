@@ -45,12 +45,19 @@ def agree(tagger, folder, **post):
                 np.testing.assert_allclose([e.score for e in one], [e.score for e in other], atol=1e-4)
 
 
+REFUSED = {"GuidingObjects": "needs object_names", "VisuallyAidedAttention": "cannot be exported"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", STRATEGIES, ids=lambda cls: cls.__name__)
 def test_every_strategy(cls, tmp_path, posts_folder, bert_folder, store):
     options = {"features": store} if cls.uses_image else {}
     path = save_checkpoint(tmp_path / "a.ckpt", cls, posts_folder, bert_folder, context=["captions.jsonl"], **options)
     tagger = Tagger.from_checkpoint(path, device="cpu")
+    if cls.__name__ in REFUSED:
+        with pytest.raises(CheckpointError, match=REFUSED[cls.__name__]):
+            export_onnx(tagger, tmp_path / "out")
+        return
     assert export_onnx(tagger, tmp_path / "out") <= TOLERANCE
     agree(tagger, tmp_path / "out", image=Image.new("RGB", (80, 60), (200, 40, 10)), context="a picture")
 

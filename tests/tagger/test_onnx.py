@@ -45,7 +45,11 @@ def agree(tagger, folder, **post):
                 np.testing.assert_allclose([e.score for e in one], [e.score for e in other], atol=1e-4)
 
 
-REFUSED = {"GuidingObjects": "needs object_names", "VisuallyAidedAttention": "cannot be exported"}
+REFUSED = {
+    "CrossModalEncoder": "needs boxes",
+    "GuidingObjects": "needs object_names",
+    "VisuallyAidedAttention": "cannot be exported",
+}
 
 
 @pytest.mark.slow

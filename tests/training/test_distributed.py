@@ -96,8 +96,8 @@ def test_each_post_is_evaluated_once(ranks, folder, name):
         assert 0 < counted[0] < gold
 
 
-SLOW_LEARNERS = ("CharacterImage", "VisuallyAidedAttention")
-"""Find no entity after so few steps; their losses and predictions are compared all the same."""
+QUICK_LEARNERS = ("TextOnly", "Concatenation", "VisualAttention", "CoAttention", "TransformerAttention", "VisualBert")
+"""Find entities after these few steps on every machine; losses and predictions of the others are compared as well."""
 
 
 @every
@@ -106,7 +106,7 @@ def test_scores_equal_those_of_one_process(ranks, alone, folder, name):
     for rank in ranks[name]:
         for key in (key for key in scores if not key.endswith("loss")):
             assert rank["scores"][key] == pytest.approx(scores[key], abs=1e-6), key
-    if name not in SLOW_LEARNERS:
+    if name in QUICK_LEARNERS:
         assert scores["val/f1"] > 0, "a model that finds nothing would show nothing"
     written = read_predictions(folder / f"{name}.jsonl").posts
     assert [post.id for post in written] == [post.id for post in posts], "each once, in the order of the file"

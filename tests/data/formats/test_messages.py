@@ -215,6 +215,12 @@ CASES = [
         " the two; several sources belong in several files.",
     ),
     (
+        read_context,
+        '{"id": "1", "image_id": "7", "text": "a man"}\n{"image_id": "7", "text": "a dog"}\n',
+        "a.txt:2: found another text for image_id '7' than at a.txt:1; expected one text for each id. Keep one of the "
+        "two; several sources belong in several files.",
+    ),
+    (
         read_relations,
         "7\t0.5\n8\t1.5\n",
         "a.txt:2: found the value 1.5 of image '8'; expected a number from 0 (the image adds nothing to the text)"
@@ -434,6 +440,16 @@ def test_the_format_of_a_file_of_posts(tmp_path, monkeypatch):
     assert refused(rows) == "a.csv: found dict from rows; expected a list of mner.data.Example."
     assert refused(twice) == "a.csv: found the id '1' twice; expected each id once."
     assert refused(plain).startswith("a.csv, post '2': found the tag 'PER'; expected O, B-TYPE or I-TYPE (or")
+
+
+def test_texts_of_two_files_for_one_image(tmp_path):
+    (tmp_path / "a.txt").write_text("7.jpg :a man\n7.png :a dog\n", encoding="utf-8")
+    with pytest.raises(DataFormatError) as caught:
+        read_context(tmp_path / "a.txt").find(Example("1", "7", ("a",)))
+    assert str(caught.value) == (
+        "context: found texts of 7.jpg and 7.png for the image '7'; expected one text. "
+        "Give the image id with its suffix."
+    )
 
 
 def test_a_format_by_name(tmp_path):

@@ -59,6 +59,18 @@ def test_streaming_equals_writing_at_once(tmp_path):
     assert (tmp_path / "once.jsonl").read_bytes() == (tmp_path / "stream.jsonl").read_bytes()
 
 
+def test_letters_are_kept_as_they_are(tmp_path):
+    """The file is UTF-8 that people can read and search, after a header of the same kind."""
+    german = Prediction("ü", None, ("Zürich",), None, ("O",))
+    write_predictions(tmp_path / "p.jsonl", HEADER | {"model": "mödel"}, [german])
+    append_predictions(tmp_path / "p.jsonl", [Prediction("東", None, ("東京",), None, ("O",))])
+    header, first, second, end = (tmp_path / "p.jsonl").read_bytes().decode().split("\n")
+    assert "mödel" in header
+    assert "Zürich" in first
+    assert "東京" in second
+    assert end == ""
+
+
 def test_format_on_disk(tmp_path):
     write_predictions(tmp_path / "p.jsonl", HEADER, POSTS)
     lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").split("\n")

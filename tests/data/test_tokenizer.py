@@ -1,9 +1,18 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from mner.data.tokenizer import _BEHIND_PADDING, PostTokenizer, PostTooLongError, encoder_limit
+from mner.data.tokenizer import (
+    _BEHIND_PADDING,
+    PostTokenizer,
+    PostTooLongError,
+    _cut_longest,
+    _shorten_words,
+    encoder_limit,
+)
 
 WORDS = ["Anna", "visits", "http://t.co/AbC", "\ufe0f", "l.a.", "_", "\u00a0", "ok"]
 
@@ -50,6 +59,28 @@ def test_long_words_lose_pieces_before_words_are_lost(bert_folder):
     tokens = tokenizer.tokenizer.convert_ids_to_tokens(pieces.ids.tolist())
     assert tokens == ["[CLS]", "a", "##a", "b", "c", "##c", "[SEP]"]
     assert [tokens[start] for start in pieces.word_starts] == ["a", "b", "c"]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    texts=st.lists(st.integers(1, 12), max_size=3),
+    room=st.integers(0, 40),
+)
+def test_no_more_is_cut_than_has_to_be(sizes, texts, room):
+    """One limit for all words, one for all texts: the largest that fits."""
+
+    def cut(sizes, room):
+        fits = [limit for limit in range(max(sizes) + 1) if sum(min(size, limit) for size in sizes) <= room]
+        return [min(size, fits[-1]) for size in sizes] if fits else None
+
+    if len(sizes) <= room:
+        assert [len(word) for word in _shorten_words([(0,) * size for size in sizes], room)] == cut(sizes, room)
+    else:
+        with pytest.raises(PostTooLongError):
+            _shorten_words([(0,) * size for size in sizes], room)
+    if texts:
+        kept = [size for size in cut(texts, room) if size]
+        assert [len(text) for text in _cut_longest([(0,) * size for size in texts], room)] == kept
 
 
 def test_a_post_of_too_many_words_is_an_error(bert_folder):

@@ -6,8 +6,8 @@
 The faults are those of mutmut, a kept library. Its own runner is not used, since it leaves out functions with
 decorators (decoding by the CRF, the locks of files) and what a module does when it is imported. Here each mutant is a
 file of a copy of the repository, and the tests that run the mutant's line are run in a fork of this process, which has
-imported torch and the rest beforehand. They are run until one fails, those of the file's own test module first, quick
-ones before slow ones, and no more than `--seconds` of them as measured without a mutant: what only later tests would
+imported torch and the rest beforehand. They are run until one fails, quick ones first, among them those of the file's
+own test module, and no more than `--seconds` of them as measured without a mutant: what only later tests would
 have caught counts as survived.
 
 `--work` keeps which test runs which line, how long it takes, and `results.jsonl`, a line a mutant; a second call goes
@@ -70,6 +70,7 @@ IMPORTED = (
 # Plugins that a run of a few tests has no use for, and that take longer to start than it.
 WITHOUT = [f"-pno:{plugin}" for plugin in ("cacheprovider", "anyio", "xdist", "pytest_cov", "unraisableexception")]
 CAUGHT = ("caught", "hung")
+QUICK = 0.3  # seconds of a test that comes before slower ones, whichever file it is about
 
 
 class EveryFunction(MutationVisitor):
@@ -228,7 +229,8 @@ def choose(
     found = {test for each in statement(code, line) for test in lines.get(each, ())}
     if "" in found:
         found = {test for tests in lines.values() for test in tests}
-    ordered = sorted(found & seconds.keys(), key=lambda t: (not t.startswith(own_tests(name)), seconds[t], t))
+    own = own_tests(name)
+    ordered = sorted(found & seconds.keys(), key=lambda t: (seconds[t] > QUICK, not t.startswith(own), seconds[t], t))
     chosen: list[str] = []
     for test in ordered:
         if limit > 0:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from sys import intern
 from typing import Literal
@@ -116,13 +117,7 @@ class SchemeOf:
         scheme, converted = self.convert(post.tags for post in read)
         if scheme == "IOB2":
             return Posts(read, scheme)
-        return Posts(
-            (
-                Example(post.id, post.image_id, post.words, tags, post.context)
-                for post, tags in zip(read, converted, strict=True)
-            ),
-            scheme,
-        )
+        return Posts((replace(post, tags=tags) for post, tags in zip(read, converted, strict=True)), scheme)
 
 
 def is_iob1(sequences: Iterable[Sequence[str]]) -> bool:
@@ -184,7 +179,7 @@ def from_iob2(tags: Sequence[str], scheme: Scheme) -> tuple[str, ...]:
         ends = not (following.startswith("I-") and split_tag(following)[1] == type_)
         if scheme == "IOB1":
             letter = "I" if letter == "B" and type_ != before else letter
-        elif scheme != "IOB2" and ends and letter != "O":
+        elif ends and letter != "O":
             letter = single if letter == "B" else last
         found.append(f"{letter}-{type_}" if type_ else "O")
         before = type_

@@ -180,7 +180,7 @@ def test_config_runs_and_its_checkpoint_tags(path, at_work, tmp_path, capsys):
 def test_what_comments_and_pages_offer_instead(name, options, field, at_work):
     root = at_work / "data" / "twitter2017"
     (root / "relations.tsv").write_text("0000\t0.8\n0001\t0.1\n", encoding="utf-8")
-    write_lines(root / "tags.jsonl", [{"image_id": "0000", "text": "dog, old car"}])
+    write_lines(root / "tags.jsonl", [{"image_id": image_id, "text": "dog, old car"} for image_id in ("0000", "1000")])
     cli = fit(EXAMPLES / "configs" / "twitter2017" / f"{name}.yaml", *options)
     assert cli.trainer.callback_metrics["train/loss"].isfinite()
     assert field in next(iter(cli.datamodule.train_dataloader()))

@@ -405,6 +405,28 @@ FIGURES = {
             "cross.b words.t", "words.b head.t", *TAIL,
         ),
     ),
+    "two_stream": Figure(
+        "TwoStream: a visual stream beside the last layers of the text encoder, and co-attention between them",
+        {
+            "text": Box(170, 0, "post + context: first half of layers", "(b, t, d)", "text", 270,
+                        "text_encoder.model.encoder.layer.0"),
+            "image": Box(550, 0, "regions V and their boxes", "(b, r, f), (b, r, 4)", "image", 220),
+            "placed": Box(550, 1, "mean, regions: Linear, LayerNorm", "(b, 1 + r, 1024)", "image", 240,
+                          "stream.placed"),
+            "both": Box(360, 2, "co-attention, both ways: text's side", "(b, t, d)", "both", 270,
+                        "stream.co_attention.0"),
+            "layer": Box(170, 3, "next layer of the text encoder", "(b, t, d)", "text", 250,
+                         "text_encoder.model.encoder.layer.1"),
+            "visual": Box(550, 3, "visual layer", "(b, 1 + r, 1024)", "image", 210),
+            "again": Box(360, 4, "… and so on, five times in a BERT-base", "(b, t, d)", "both", 290),
+            "words": Box(360, 5, "last layer: first piece of each word", "(b, w, d)", "both", 270, "word_projection"),
+            **tail(6),
+        },
+        (
+            "text.b both.l", "image.b placed.t", "placed.b both.r", "both.b-80 layer.t", "both.b+80 visual.t",
+            "layer.b again.l", "visual.b again.r", "again.b words.t", "words.b head.t", *TAIL,
+        ),
+    ),
 }  # fmt: skip
 
 

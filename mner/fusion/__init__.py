@@ -12,6 +12,7 @@ from mner.fusion.relation_inference import RelationInference
 from mner.fusion.relation_propagation import RelationPropagation
 from mner.fusion.text_only import TextOnly
 from mner.fusion.transformer_attention import TransformerAttention
+from mner.fusion.two_stream import TwoStream
 from mner.fusion.unified_multimodal_transformer import UnifiedMultimodalTransformer
 from mner.fusion.visual_attention import VisualAttention
 from mner.fusion.visually_aided_attention import VisuallyAidedAttention
@@ -33,6 +34,7 @@ __all__ = [
     "RelationPropagation",
     "TextOnly",
     "TransformerAttention",
+    "TwoStream",
     "UnifiedMultimodalTransformer",
     "VisualAttention",
     "VisuallyAidedAttention",

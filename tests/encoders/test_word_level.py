@@ -28,6 +28,7 @@ from mner.fusion import (
     RelationPropagation,
     TextOnly,
     TransformerAttention,
+    TwoStream,
 )
 from mner.labels import bio_labels
 from mner.tagger.onnx import TOLERANCE, export_onnx
@@ -226,8 +227,8 @@ def test_lora_and_regions_inside_the_encoder_are_refused_by_name(folder):
         TransformerAttention(LABELS, text_encoder=folder, region_width=4)
 
 
-# Three read regions with word pieces, which this encoder has none of; CharacterImage does not train its text encoder.
-LEFT_OUT = (TransformerAttention, RelationPropagation, CharacterImage, CrossModalEncoder)
+# Four read regions with word pieces, which this encoder has none of; CharacterImage does not train its text encoder.
+LEFT_OUT = (TransformerAttention, RelationPropagation, CharacterImage, CrossModalEncoder, TwoStream)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in STRATEGIES if cls not in LEFT_OUT])

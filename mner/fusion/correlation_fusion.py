@@ -101,7 +101,7 @@ class CorrelationFusion(FusionModule):
     `prefix_guided` and `Correlation` are the two halves. Post without image: φ = 0, and its emissions are those of the
     text encoder alone.
 
-    - **With a vision transformer of timm as** `image_encoder`, such as `vit_base_patch32_clip_224.openai`, these are
+    - **With a vision transformer of timm as** `image_encoder`, such as `vit_base_patch32_clip_quickgelu_224.openai`, these are
       its own last k layers, below which it reads the image alone. Width and heads must be those of the text encoder.
     - **With stored regions, or another image encoder,** they are fresh layers over the projected regions.
 
@@ -114,7 +114,8 @@ class CorrelationFusion(FusionModule):
 
     Args:
         args: As for `FusionModule`.
-        fused_layers: k, at least 1 and below the number of text layers; None for a third of them.
+        fused_layers: k, from 1 to the number of text layers; None for a third of them. The lowest text layer has none
+            below, and lends its own keys and values.
         scaled: Divide c v^T by sqrt(d). Published without.
         kwargs: As for `FusionModule`. All but emissions and CRF learns at `learning_rate`.
 
@@ -132,8 +133,8 @@ class CorrelationFusion(FusionModule):
         text, width = self.text_encoder.layers, self.text_encoder.width
         heads = self.text_encoder.model.config.num_attention_heads
         count = max(1, len(text) // 3) if fused_layers is None else fused_layers
-        if not 1 <= count < len(text):
-            raise ValueError(f"Expected `fused_layers` from 1 to below the {len(text)} text layers, but got {count}")
+        if not 1 <= count <= len(text):
+            raise ValueError(f"Expected `fused_layers` from 1 to the number of text layers {len(text)}, but got {count}")
         own = [] if self.image_encoder is None else self.image_encoder.blocks
         self.own_layers = bool(own)
         self.region_projection = nn.Identity() if own else nn.Linear(self.region_width, width)
@@ -164,9 +165,10 @@ class CorrelationFusion(FusionModule):
         layers, (states, mask) = self.text_encoder.layers, self.text_encoder.embed(batch)
         first = len(layers) - len(self.correlations)
         blocks = self.image_encoder.blocks[-len(self.correlations) :] if self.own_layers else self.vision_layers
+        below = states
         for layer in layers[:first]:
             below, states = states, layer(states, mask)
-        guides = layers[first - 1 : -1]
+        guides = [layers[max(first - 1, 0)], *layers[first:-1]]  # the lowest layer has none below and is its own
         for guide, block, layer, correlation in zip(guides, blocks, layers[first:], self.correlations, strict=True):
             key, value, _ = _parts(guide)
             tokens = prefix_guided(block, tokens, region_mask, key(below), value(below), batch["token_mask"])

@@ -229,8 +229,8 @@ def test_what_learns(batch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fused_layers": 0}, "from 1 to below the 2 text layers, but got 0"),
-        ({"fused_layers": 2}, "from 1 to below the 2 text layers, but got 2"),
+        ({"fused_layers": 0}, "from 1 to the number of text layers 2, but got 0"),
+        ({"fused_layers": 3}, "from 1 to the number of text layers 2, but got 3"),
         ({"text_encoder": plain("bert"), "image_encoder": "test_vit"}, "width 16 and heads 2.*has width 64, 2 heads"),
         ({"text_encoder": plain("mpnet"), "region_width": F}, "that can be run layer by layer.*mpnet"),
         ({"text_encoder": plain("albert"), "region_width": F}, "that can be run layer by layer.*albert"),
@@ -246,3 +246,16 @@ def test_a_third_of_the_layers_are_fused():
     assert len(build(CorrelationFusion).correlations) == 1
     twelve = CorrelationFusion(labels(), plain("bert", num_hidden_layers=12), region_width=F)
     assert len(twelve.correlations) == len(twelve.vision_layers) == 4
+
+
+@torch.no_grad()
+def test_all_layers_may_be_fused(batch):
+    module = made(layers=2)
+    emissions, mask = module.emissions(batch), batch["word_mask"]
+    assert emissions.isfinite().all()
+    for correlation in module.correlations[1:]:
+        correlation.output.weight.zero_()
+    lowest = module.emissions(batch)
+    module.correlations[0].output.weight.zero_()
+    seen = mask & batch["has_image"][:, None]
+    assert (lowest - module.emissions(batch)).abs().amax(-1)[seen].min() > 1e-5

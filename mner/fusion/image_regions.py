@@ -43,7 +43,7 @@ class ImageRegions(TaggingModule):
 
     def raw_regions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Regions (b, r, f) as the image encoder or the feature store gives them, with `no_image` put in."""
-        b = len(batch["token_ids"])
+        b = batch["token_ids"].shape[0]  # `len` would be a constant to torch.export
         if "image" in batch and self.image_encoder is not None:
             regions, mask = self._encode_images(batch, self.image_encoder)
         elif "regions" in batch:

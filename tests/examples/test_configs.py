@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -44,6 +45,9 @@ def folder(tmp_path_factory, bert_folder):
     write_twitter(root / "data" / "twitter2015", other="OTHER")
     write_twitter(root / "data" / "twitter2017")
     write_snapchat(root / "data" / "snapchat")
+    for store in root.glob("data/*/regions"):
+        for name in ("pyramid", "crops"):
+            shutil.copytree(store, store.with_name(name))
     save_small_bert(root / "bert")
     save_visual_bert(root / "visualbert", bert_folder)
     return root

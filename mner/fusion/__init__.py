@@ -5,7 +5,9 @@ from mner.fusion.character_word_image import CharacterImage, CharacterWord, Char
 from mner.fusion.co_attention import CoAttention
 from mner.fusion.concatenation import Concatenation, ConcatenationWithoutCharacters
 from mner.fusion.cross_modal_encoder import CrossModalEncoder
+from mner.fusion.cross_view_alignment import CrossViewAlignment
 from mner.fusion.guiding_objects import GuidingObjects
+from mner.fusion.matching_alignment import MatchingAlignment
 from mner.fusion.modality_attention import ModalityAttention
 from mner.fusion.object_aware import ObjectAware
 from mner.fusion.relation_inference import RelationInference
@@ -25,8 +27,10 @@ __all__ = [
     "Concatenation",
     "ConcatenationWithoutCharacters",
     "CrossModalEncoder",
+    "CrossViewAlignment",
     "FusionModule",
     "GuidingObjects",
+    "MatchingAlignment",
     "ModalityAttention",
     "ObjectAware",
     "RelationInference",

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 
 from mner.data.sample.batches import NO_ENTITY, NO_IMAGE, ONE_WORD, Fields, Images, SampleBatches, padded, rearranged
 from mner.fusion import FusionModule, capture_attention
-from mner.fusion.transformer_attention import SingleStream
 
 
 class FusionCheckError(AssertionError):
@@ -244,7 +243,7 @@ def _attention_maps(subject: _Subject) -> Iterator[str]:
             continue
         queries = words if weights.shape[1] == words.shape[1] else words.new_ones(weights.shape[:2])
         rows = weights[queries & regions.any(1)[:, None]]  # not every post has a region
-        sums, least = rows.sum(-1), 0.0 if isinstance(parts.get(name), SingleStream) else 0.999  # the rest is on pieces
+        sums, least = rows.sum(-1), 0.0 if hasattr(parts.get(name), "regions_follow_pieces") else 0.999  # the rest: pieces
         if not ((sums > least) & (sums < 1.001)).all() or rows.min() < 0:
             yield f"{name} has weights that sum to {sums.min():.3g} … {sums.max():.3g}; expected 1"
         if weights.masked_fill(regions[:, None], 0.0).any():

@@ -12,6 +12,7 @@ from mner.fusion.modality_attention import ModalityAttention
 from mner.fusion.object_aware import ObjectAware
 from mner.fusion.relation_inference import RelationInference
 from mner.fusion.relation_propagation import RelationPropagation
+from mner.fusion.retrieval_experts import RetrievalExperts
 from mner.fusion.text_only import TextOnly
 from mner.fusion.transformer_attention import TransformerAttention
 from mner.fusion.unified_multimodal_transformer import UnifiedMultimodalTransformer
@@ -35,6 +36,7 @@ __all__ = [
     "ObjectAware",
     "RelationInference",
     "RelationPropagation",
+    "RetrievalExperts",
     "TextOnly",
     "TransformerAttention",
     "UnifiedMultimodalTransformer",

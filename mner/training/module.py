@@ -36,8 +36,8 @@ class TaggingModule(LabelSets):
 
     Attributes:
         uses_image: Whether images are read.
-        needs: Inputs beyond regions: some of `boxes`, `scores`, `object_names`, `relation`, `groups`. Batches then have
-            them, or the data are refused before training (`mner.data.inputs`).
+        needs: Inputs beyond regions: some of `boxes`, `scores`, `object_names`, `relation`, `groups`, `contexts`.
+            Batches then have them, or the data are refused before training (`mner.data.inputs`).
         region_order_matters: Whether regions in another order may give other emissions.
         text_alone: Set to True, a strategy that uses images takes batches without any; else it refuses them.
         extra_losses: Parts of the training loss by name, beside those of `losses`: functions of module, batch and

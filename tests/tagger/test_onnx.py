@@ -48,6 +48,7 @@ def agree(tagger, folder, **post):
 REFUSED = {
     "CrossModalEncoder": "needs boxes",
     "GuidingObjects": "needs object_names",
+    "RetrievalExperts": "own `posterior`",
     "VisuallyAidedAttention": "cannot be exported",
 }
 

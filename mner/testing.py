@@ -41,8 +41,7 @@ def check_fusion(cls: type[FusionModule], **options: Any) -> None:
     nothing stands at 0 any more. It gets stored regions (random numbers), or drawn images if `image_encoder` is given.
     Class attributes that are read, where there are any:
 
-    - `needs`: inputs beyond regions (boxes, scores, object_names, relation, groups, contexts), which are then made up
-      too.
+    - `needs`: inputs beyond regions, of those in `mner.data.inputs`, which are then made up too.
     - `region_order_matters`: True spares the strategy the check of the regions' order.
     - `refuses_compile`: why `torch.compile` cannot trace it; printed in place of that check.
 

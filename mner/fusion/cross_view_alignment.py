@@ -36,7 +36,7 @@ class CrossViewAlignment(TextOnly):
     Paper: Wang et al., "ITA: Image-text alignments for multi-modal named entity recognition", NAACL 2022. τ is 4 for
     Twitter-2015 and Snapchat, 2 for Twitter-2017.
 
-    Chosen here, where the released code differs: the weights of the three parts are 1, 1 and λ (there 1, 2 and 1); each
+    Chosen here, where the released code differs: the weights of the three parts are 1, 1 and λ (there ½, 1 and ½); each
     batch shows both views of its posts (there two corpora, shuffled together); the divergence is reduced as
     `crf_reduction` says.
 

@@ -135,7 +135,8 @@ class RetrievalExperts(TextOnly):
 
     def _weigh(self, words: list[Tensor], batch: Batch) -> Tensor:
         means = [masked_mean(each, batch["word_mask"]) for each in words]  # (b, d) each
-        return self.gate(torch.cat(means, -1)).softmax(-1)
+        weights: Tensor = self.gate(torch.cat(means, -1)).softmax(-1)
+        return weights
 
     def _mix(self, read: list[tuple[Tensor, Tensor]], batch: Batch) -> Tensor:
         mask = batch["word_mask"]

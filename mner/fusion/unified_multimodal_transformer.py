@@ -82,7 +82,7 @@ class CrossModalLayer(Attention):
 
     def _split(self, states: Tensor) -> Tensor:
         """(b, n, d) -> (b, heads, n, d / heads)."""
-        return states.unflatten(-1, (self.heads, states.shape[-1] // self.heads)).transpose(1, 2)
+        return states.view(*states.shape[:-1], self.heads, states.shape[-1] // self.heads).transpose(1, 2)
 
 
 class UnifiedMultimodalFusion(nn.Module):

@@ -494,6 +494,66 @@ FIGURES = {
             "to_objects.b o.t", "x.b output.t", "words.l output.l @40", "output.b head.t", *TAIL,
         ),
     ),
+    "cross_view_alignment": Figure(
+        "CrossViewAlignment: one encoder reads the post with context and alone; the second learns from the first",
+        {
+            "full": Box(190, 0, "post + context", "(b, t)", "text", 190),
+            "plain": Box(530, 0, "post, context masked", "(b, t)", "text", 190),
+            "encoder": Box(190, 1, "text encoder", "(b, t, d)", "text", 210, "text_encoder"),
+            "words": Box(190, 2, "first piece of each word", "(b, w, d)", "text", 210, "word_projection"),
+            "head": Box(190, 3, "dropout, Linear: emissions", "(b, w, l)", "out", 230, "head"),
+            "again": Box(530, 2, "encoder, same weights", "(b, w, d)", "text", 210),
+            "second": Box(530, 3, "dropout, Linear: emissions", "(b, w, l)", "out", 230),
+            "crf": Box(190, 5, "CRF: tags by Viterbi, or the loss", "a list of labels for each post", "out", 250),
+            "agreement": Box(360, 4, "divergence, times λ", "a number", "out", 170),
+            "plain_crf": Box(530, 5, "CRF: the loss, or the tags", "a number", "out", 230),
+        },
+        (
+            "full.b encoder.t", "plain.b again.t", "encoder.b words.t", "words.b head.t", "again.b second.t",
+            "head.b crf.t", "second.b plain_crf.t", "head.b+60 agreement.l", "second.b-60 agreement.r",
+        ),
+    ),
+    "matching_alignment": Figure(
+        "MatchingAlignment: what words see counts as far as the image matches; wrong images teach what matches",
+        {
+            **words(170),
+            **regions(),
+            "projected": Box(550, 2, "Linear: V'", "(b, r, d)", "image", 140, "fusion.projection"),
+            "seen": Box(360, 3, "Layer(h, V'): A; weights (b, w, r)", "(b, w, d)", "both", 260, "fusion.layer"),
+            "matcher": Box(360, 4, "means of h and A: matching p", "(b, 1)", "both", 240, "fusion.matcher"),
+            "gate": Box(360, 5, "gate g from h and p A", "(b, w, d)", "both", 220, "fusion.gate"),
+            "joined": Box(360, 6, "[h ; g ∘ p A]", "(b, w, 2d)", "both", 220, "fusion"),
+            "matching": Box(605, 4, "loss, wrong images too, times λ", "a number", "out", 222),
+            "alignment": Box(360, 2, "InfoNCE, times λ", "a number", "out", 150),
+            **tail(7),
+        },
+        (
+            "encoder.b words.t", "image.b regions.t", "regions.b projected.t", "words.b+40 seen.l",
+            "projected.b seen.r", "seen.b matcher.t", "matcher.r matching.l", "matcher.b gate.t", "gate.b joined.t",
+            "words.b+60 alignment.l", "regions.b-90 alignment.r", "words.l joined.l @40", "joined.b head.t", *TAIL,
+        ),
+    ),
+    "retrieval_experts": Figure(
+        "RetrievalExperts: an expert for each source of context, mixed by a gate",
+        {
+            "first": Box(190, 0, "post + first context", "(b, t)", "text", 190),
+            "second": Box(530, 0, "post + second context", "(b, t)", "text", 190),
+            "encoder": Box(190, 1, "text encoder", "(b, t, d)", "text", 210, "text_encoder"),
+            "other": Box(530, 1, "the same, or an expert of its own", "(b, t, d)", "text", 250),
+            "words": Box(190, 2, "first piece of each word: h_1", "(b, w, d)", "text", 230, "word_projection"),
+            "others": Box(530, 2, "first piece of each word: h_2", "(b, w, d)", "text", 230),
+            "marginals": Box(130, 4, "Linear, CRF: marginals μ_1", "(b, w, l)", "out", 200),
+            "more": Box(590, 4, "Linear, CRF: marginals μ_2", "(b, w, l)", "out", 200),
+            "gate": Box(360, 3, "mean words: Linear, softmax: w", "(b, 2)", "both", 250, "gate"),
+            "mixture": Box(360, 5, "p = Σ w_k μ_k", "(b, w, l)", "both", 200),
+            "tags": Box(360, 6, "best tags that BIO allows, or the loss", "a list of labels for each post", "out", 270),
+        },
+        (
+            "first.b encoder.t", "second.b other.t", "encoder.b words.t", "other.b others.t", "words.b+20 gate.l",
+            "others.b-20 gate.r", "words.b-70 marginals.t-10", "others.b+70 more.t+10", "gate.b mixture.t",
+            "marginals.b mixture.l", "more.b mixture.r", "mixture.b tags.t",
+        ),
+    ),
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from mner.nn.masking import first_pieces, masked_mean, masked_softmax
 from mner.nn.objectives import (
     divergence,
     info_nce,
+    only_context,
     reverse_gradient,
     soft_label_loss,
     straight_through,
@@ -33,6 +34,7 @@ __all__ = [
     "masked_mean",
     "masked_softmax",
     "mix",
+    "only_context",
     "region_map",
     "reverse_gradient",
     "soft_label_loss",

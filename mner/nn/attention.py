@@ -165,4 +165,4 @@ class CrossModalLayer(Attention):
 
     def _split(self, states: Tensor) -> Tensor:
         """(b, n, c) -> (b, heads, n, c / heads)."""
-        return states.view(*states.shape[:-1], self.heads, -1).transpose(1, 2)
+        return states.view(*states.shape[:-1], self.heads, states.shape[-1] // self.heads).transpose(1, 2)

@@ -9,6 +9,7 @@
     | `object_names` | `object_names`, b lists | option `object_names`, stored regions, or a context called `tags` |
     | `relation` | `relation` (b,) | option `relations`, a file |
     | `groups` | `region_group` (b, r) | which image of a post, or which crop of an image, a region is of |
+    | `contexts` | `context_ids` (b, t) | which source of the option `context` a piece is of; two sources or more |
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mner.data.examples import Example
 from mner.data.formats.context import find_text
 from mner.data.formats.images import image_key
 
-NEEDS = frozenset({"boxes", "scores", "object_names", "relation", "groups"})
+NEEDS = frozenset({"boxes", "scores", "object_names", "relation", "groups", "contexts"})
 OF_REGIONS = frozenset({"boxes", "scores", "groups"})
 """Those that have a value for each region."""
 

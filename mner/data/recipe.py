@@ -58,6 +58,12 @@ def _check_needs(module: Served, data: MNERDataModule) -> None:
             f"{name} needs relation, but {source} has no values: give it `relations`, a file with a line "
             "image_id<TAB>value for each image, 0 where it adds nothing to the text and 1 where it does"
         )
+    if "contexts" in data.needs and len(data.context_names) < 2:
+        raise DataNotFoundError(
+            f"{name} needs contexts, texts of two sources or more, but {source} has {data.context_names or 'none'}: "
+            "give its `context` a file for each, such as captions.jsonl (`mner caption`) and tags.jsonl (`mner "
+            "features … --names_out`)"
+        )
     of_regions = sorted(data.needs & OF_REGIONS)
     if of_regions and data.images is None and data.store is None:
         raise DataNotFoundError(

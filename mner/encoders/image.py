@@ -81,6 +81,30 @@ class ImageEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self._regions(self.backbone.forward_features(image))
 
+    @property
+    def blocks(self) -> list[Any]:
+        """Its blocks, first to last, where it is a vision transformer of timm's plain kind; else none."""
+        from timm.models.vision_transformer import Attention, Block
+
+        found = list(getattr(self.backbone, "blocks", ()))
+        plain = all(type(block) is Block and type(block.attn) is Attention for block in found)
+        return found if plain and not any(getattr(block.attn, "gate", None) for block in found) else []
+
+    def tokens(self, image: Tensor, blocks: int) -> Tensor:
+        """Class token and patches (b, n, f) of images (b, 3, s, s) after the first few `blocks`, not normalised.
+
+        Raises:
+            ValueError: If the model takes no images of that size.
+        """
+        if image.shape[-1] not in self._sizes:
+            self._try(image.shape[-1])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            (found,) = self.backbone.forward_intermediates(
+                image, [blocks - 1], stop_early=True, output_fmt="NLC", intermediates_only=True,
+                return_prefix_tokens=True,
+            )  # fmt: skip
+            return found if isinstance(found, Tensor) else torch.cat(found[::-1], 1)
+
     def grid(self, size: int) -> tuple[int, int]:
         """Rows and columns of the regions of images of `size` x `size` pixels."""
         features = self._shape(size)

@@ -88,6 +88,16 @@ def test_what_is_told_of_names():
     assert names.report(6) == f"{start}, C as c.jpg, D as d.jpg, E as e.jpg, F as f.jpg"
 
 
+@pytest.mark.parametrize("name", ["", ".jpg", ".JPEG", "a\tb.jpg", "a\nb", "a\x7fb", "a\x1fb", "a\ud800", "\udfffa"])
+def test_names_that_no_index_holds(name):
+    assert unusable(name)
+
+
+@pytest.mark.parametrize("name", [".jpg.jpg", "a", ".a", "a b.jpg", "\u0080", "\ud7ff", "\ue000", "\U0001f600.png"])
+def test_names_that_an_index_holds(name):
+    assert not unusable(name)
+
+
 def test_a_million_names_weigh_little():
     import tracemalloc
 

@@ -191,7 +191,7 @@ def _resume(file: BinaryIO, path: Path, model: str) -> set[str]:
         try:
             record = json.loads(line)
             key, by, _ = record["image_id"], record["model"], record["caption"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise foreign(path, number, repr(line[:80])) from None
         if by != model:
             found, expected = f"a caption by {by!r}", f"one model in a file ({model!r})"

@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.disable(logging.WARNING)  # what readers say of a file that they take
     chosen = given.only or list(TARGETS)
     whole = sum(SHARES[name] for name in chosen)
-    print("| target | inputs | read | refused | otherwise | seconds | slowest, s |\n|---|---|---|---|---|---|---|")
+    print("| target | inputs | read | refused | otherwise | seconds | slowest, s |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     total: Counter[str] = Counter()
     seconds, wrong = 0.0, []
     for name in chosen:

@@ -1,4 +1,5 @@
 import shutil
+from itertools import product
 
 import pytest
 from transformers import AutoTokenizer
@@ -89,7 +90,7 @@ def test_halves_of_surrogate_pairs_are_unknown_and_no_error(bert_folder):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *((name, raw) for name in ("tokenizer.json", "tokenizer_config.json") for raw in (b"", b"{", b"\xff\xfe{\x00}")),
+        *product(("tokenizer.json", "tokenizer_config.json"), (b"", b"{", b"\xff\xfe{\x00}")),
         ("tokenizer.json", b'{"version": true}'),
         ("tokenizer_config.json", b'{"unk_token": "[UN/]"}'),
     ],

@@ -24,9 +24,9 @@ TARGETS: dict[str, Target] = {
     **outputs.TARGETS,
 }
 SHARES = {
-    **dict.fromkeys(readers.TARGETS, 60),
-    **dict.fromkeys(stores.TARGETS, 12),
-    **{"split_words": 120, "as_written": 30, "windows": 60, "encode_windows": 40, "Tagger": 20},
+    **dict.fromkeys(readers.TARGETS, 40),
+    **dict.fromkeys(stores.TARGETS, 8),
+    **{"split_words": 250, "as_written": 50, "windows": 150, "encode_windows": 30, "Tagger": 20},
     **{"read_checkpoint, bytes": 20, "read_checkpoint, pickle": 20, "Tagger.from_checkpoint, pickle": 1},
     **{"Tagger.from_checkpoint, values": 1, "Tagger.from_pretrained": 1},
     **dict.fromkeys(outputs.TARGETS, 8),

@@ -82,7 +82,7 @@ def whole(path: Place) -> Iterator[BinaryIO]:
             yield stream
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f".mner-{uuid.uuid4().hex}.new")  # a name of its own: others may write here too
+    new = target.with_name(f"{_DRAFT[0]}{uuid.uuid4().hex}{_DRAFT[1]}")  # its own name: others may write here too
     try:
         with new.open("xb") as stream:
             yield stream
@@ -90,6 +90,14 @@ def whole(path: Place) -> Iterator[BinaryIO]:
         os.replace(new, target)
     finally:
         new.unlink(missing_ok=True)
+
+
+_DRAFT = (".mner-", ".new")
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file is what `whole` had begun when the process was killed."""
+    return name.startswith(_DRAFT[0]) and name.endswith(_DRAFT[1])
 
 
 def write_text(path: Place, text: str, mark: str, inputs: Iterable[Place] = ()) -> None:
@@ -241,6 +249,25 @@ def output_folder(out: Place, check: Callable[[Path], object] = lambda place: No
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         held.release()
+
+
+@contextmanager
+def in_folder(path: Place) -> Iterator[BinaryIO]:
+    """A file to write to, of a format that cannot say who made it: it takes its place as `output_folder` puts it there.
+
+    A device or a pipe is written to as it is.
+
+    Raises:
+        DataFormatError: If there is a file that mner did not write, or that somebody changed since.
+        BusyError: If another process is writing in its folder.
+    """
+    target = Path(path)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        with whole(target) as stream:
+            yield stream
+        return
+    with output_folder(target.parent) as place, (place / target.name).open("xb") as stream:
+        yield stream
 
 
 def _publish(draft: Path, place: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from mner.benchmark.plan import BenchmarkError, Job
 from mner.data.examples import Split
 from mner.errors import DataFormatError
-from mner.files import lock, write_json
+from mner.files import is_draft, lock, write_json
 from mner.runtime import hardware, versions
 
 RECORD = "run.json"
@@ -47,7 +47,7 @@ def recorded(job: Job, out: Path) -> dict[str, Any] | None:
             if name == RECORD:
                 return found
             return None
-    if folder.is_dir() and any(not entry.name.endswith(".new") for entry in folder.iterdir()):
+    if folder.is_dir() and any(not is_draft(entry.name) for entry in folder.iterdir()):
         raise BenchmarkError(f"{folder} holds files that no benchmark wrote. Choose another --out, or move them away")
     return None
 

@@ -86,6 +86,8 @@ class FusionModule(ImageRegions, TaggingHead):
         self.hparams.pop("_instantiator", None)  # our loader reads the class path itself
         if crf_reduction not in ("token_mean", "sentence_mean"):
             raise ValueError(f"Expected `crf_reduction` to be token_mean or sentence_mean, but got {crf_reduction!r}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"Expected `dropout` to be a probability, but got {dropout!r}")
         self.text_encoder = TextEncoder(text_encoder)
         self.width = hidden_size or self.text_encoder.width
         self.word_projection: nn.Module = nn.Identity()

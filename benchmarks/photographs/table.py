@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train import class_of, reads_images, results
+from train import reads_images, results
 
 from mner.analysis import by_ambiguity, compare, load_systems, score
 from mner.data.examples import Example
@@ -56,7 +56,7 @@ def verdicts(systems: dict[str, list[Predictions]]) -> dict[str, Any]:
     """By strategy, the row of `compare` against its twin."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in systems:
-        if reads_images(class_of(name)) and twin_of(name) in systems:
+        if reads_images(name) and twin_of(name) in systems:
             groups[twin_of(name)].append(name)
     found: dict[str, Any] = {}
     for twin, names in groups.items():
@@ -72,7 +72,7 @@ def table(given: argparse.Namespace) -> str:
     systems, others = {}, {}
     for name in done:
         systems[name] = load_systems([f"x={place / name / given.split / 'right'}"])["x"]
-        if reads_images(class_of(name)):
+        if reads_images(name):
             others[name] = {
                 kind: load_systems([f"x={place / name / given.split / kind}"])["x"] for kind in ("shuffled", "none")
             }

@@ -23,8 +23,8 @@ import pkgutil
 import resource
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha1
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,10 @@ import mner.fusion
 from mner.analysis import score
 from mner.data import PostsDataModule
 from mner.data.datamodules.base import MNERDataModule
+from mner.data.examples import Example
 from mner.data.formats.predictions import prediction_header, write_predictions
 from mner.fusion import FusionModule
-from mner.probing.conditions import Condition, image_conditions
+from mner.probing.conditions import ChangePosts, both_conditions
 from mner.probing.runner import Runner
 
 LXMERT = {
@@ -54,12 +55,20 @@ LXMERT = {
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "TextOnly (LXMERT)": ("TextOnly", {"text_encoder": LXMERT}),
     "CrossModalEncoder (LXMERT)": ("CrossModalEncoder", {"text_encoder": LXMERT}),
-    "ModalityAttention (unbounded)": ("ModalityAttention", {"bounded": False}),
-    "GuidingObjects (residual)": ("GuidingObjects", {"residual": True}),
+    "TextOnly (names as context)": ("TextOnly", {}),
     "ObjectAware (softmax for each word)": ("ObjectAware", {"joint_softmax": False}),
+    "ObjectAware (not adversarial)": ("ObjectAware", {"joint_softmax": False, "adversarial_weight": 0.0}),
+    "GuidingObjects (residual)": ("GuidingObjects", {"residual": True}),
+    "ModalityAttention (unbounded)": ("ModalityAttention", {"bounded": False}),
     "VisuallyAidedAttention (both directions)": ("VisuallyAidedAttention", {"both_directions": True}),
 }
-"""What is tried beside each strategy's defaults: options that mend a published formula, and LXMERT's own encoder."""
+"""What is tried beside each strategy's defaults: options that mend a published formula, LXMERT's own encoder, and the
+names of objects as a text beside the post."""
+
+READS_NAMES = ("TextOnly (names as context)", "CrossViewAlignment")
+"""What has the names of objects as context."""
+
+LEFT_OUT = {"RetrievalExperts": "its experts read texts that a search found, of which there are none here"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,9 @@ def strategies() -> dict[str, type[FusionModule]]:
             yield from below(child)
 
     found = {cls.__name__: cls for cls in below(FusionModule) if cls.__module__.startswith("mner.fusion.")}
-    return {name: cls for name, cls in sorted(found.items()) if not inspect.isabstract(cls)}
+    return {
+        name: cls for name, cls in sorted(found.items()) if not inspect.isabstract(cls) and name not in LEFT_OUT
+    }
 
 
 def class_of(name: str) -> type[FusionModule]:
@@ -111,9 +122,10 @@ def class_of(name: str) -> type[FusionModule]:
     return strategies()[CONFIGURATIONS.get(name, (name, {}))[0]]
 
 
-def reads_images(cls: type[FusionModule]) -> bool:
+def reads_images(name: str) -> bool:
     """Whether images make a difference to it, be it by the names of what is in them."""
-    return cls.uses_image or bool(cls.needs)
+    cls = class_of(name)
+    return cls.uses_image or bool(cls.needs) or name in READS_NAMES
 
 
 def trained(module: FusionModule, data: MNERDataModule, recipe: Recipe, precision: Any) -> float:
@@ -128,12 +140,16 @@ def trained(module: FusionModule, data: MNERDataModule, recipe: Recipe, precisio
     return sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - began
 
 
-def conditions(cls: type[FusionModule], dataset: Any) -> dict[str, Condition | None]:
-    """The right images, shuffled ones, none; for a strategy that reads none only the first."""
-    if not reads_images(cls):
+def without_image(posts: Sequence[Example], rng: np.random.Generator) -> list[Example]:
+    """Posts alone."""
+    return [replace(post, image_id=None, context=()) for post in posts]
+
+
+def conditions(name: str) -> dict[str, ChangePosts | None]:
+    """The right images, those of other posts, none; for a strategy that reads none only the first."""
+    if not reads_images(name):
         return {"right": None}
-    known = {condition.name: condition for condition in image_conditions(dataset)}
-    return {"right": None, "shuffled": known["shuffled images"], "none": known["no image"]}
+    return {"right": None, "shuffled": both_conditions()[0].posts, "none": without_image}
 
 
 def predict(run: Run, module: FusionModule, data: MNERDataModule, splits: list[Any], folder: Path) -> dict[str, float]:
@@ -141,11 +157,11 @@ def predict(run: Run, module: FusionModule, data: MNERDataModule, splits: list[A
     found: dict[str, float] = {}
     for split in splits:
         runner = Runner(module, data, data.dataset(split))
-        for name, condition in conditions(type(module), runner.dataset).items():
+        for name, change in conditions(run.name).items():
             dataset = runner.dataset
-            if condition is not None and condition.posts is not None:
+            if change is not None:
                 draw = np.random.default_rng([run.seed, splits.index(split)])
-                dataset = runner.variant(condition.posts(dataset.examples, draw))
+                dataset = runner.variant(change(dataset.examples, draw))
             with torch.autocast("cpu", torch.bfloat16):
                 posts = runner.predict(dataset)
             header = prediction_header(
@@ -166,6 +182,7 @@ def photographs(run: Run, given: argparse.Namespace) -> tuple[FusionModule, MNER
         str(given.posts), batch_size=run.recipe.batch_size, text_encoder=str(given.encoder), seed=run.seed,
         features=str(given.out.resolve() / "cells") if cls.uses_image else None,
         object_names=str(given.out.resolve() / "objects.jsonl"),
+        context=[str(given.out.resolve() / "objects.jsonl")] if run.name in READS_NAMES else None,
     )  # fmt: skip
     rates = {name: value for name, value in asdict(run.recipe).items() if name.endswith(("rate", "ratio"))}
     width = {"region_width": data.region_width} if cls.uses_image else {}

@@ -58,6 +58,11 @@ class RetrievalExperts(TextOnly):
     Raises:
         ValueError: If there are fewer than two experts.
         CheckpointError: If a checkpoint is of another strategy, of other labels or of another text encoder.
+
+    >>> from mner.data.sample.batches import SampleBatches
+    >>> batches = SampleBatches(needs={"contexts"})
+    >>> RetrievalExperts(batches.labels).weights(batches()).shape
+    torch.Size([6, 2])
     """
 
     needs = frozenset({"contexts"})

@@ -1,5 +1,6 @@
 """Outputs: whole or not at all, one writer, and nothing that mner did not begin is touched."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import mner
 from mner import files
 from mner.errors import BusyError, DataFormatError, MNERError
 from mner.files import digest, lock, output_folder, refuse_inputs, whole, write_text
@@ -184,6 +186,41 @@ def test_a_folder_gets_its_files_together(tmp_path):
     assert (out / "page.html").read_text() == "2"
     assert (out / "notes.txt").read_text() == "mine"
     assert (out / "tables" / "a.csv").read_text() == "1"
+
+
+def test_the_register_of_a_folder(tmp_path):
+    with output_folder(tmp_path) as place:
+        (place / "a" / "b").mkdir(parents=True)
+        (place / "a" / "b" / "c.txt").write_text("1")
+    known = hashlib.sha256(b"1").hexdigest()
+    assert json.loads((tmp_path / ".mner.json").read_text()) == {
+        "mner": mner.__version__,
+        "files": {"a/b/c.txt": [known]},
+    }
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "1"
+
+
+def test_what_is_told_of_a_taken_name(tmp_path):
+    def write():
+        with output_folder(tmp_path) as place:
+            (place / "a.txt").write_text("1")
+
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(DataFormatError) as caught:
+        write()
+    advice = "expected a free name. Move it away, or name another folder."
+    assert str(caught.value) == f"{tmp_path / 'a.txt'}: found something that mner did not write; {advice}"
+    (tmp_path / "a.txt").unlink()
+    write()
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(DataFormatError) as caught:
+        write()
+    found = "a file that mner wrote and somebody changed"
+    assert str(caught.value) == f"{tmp_path / 'a.txt'}: found {found}; {advice}"
+    (tmp_path / "b").touch()
+    with pytest.raises(MNERError) as caught, output_folder(tmp_path / "b"):
+        pass
+    assert str(caught.value) == f"Expected a folder to write to, but {tmp_path / 'b'} is a file"
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "page.html"])

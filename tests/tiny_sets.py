@@ -114,14 +114,14 @@ def save_visual_bert(folder: Path, tokenizer: str) -> Path:
     return folder
 
 
-def save_small_bert(folder: Path, dropout: float = 0.1) -> Path:
-    """One layer: fast enough to be trained many times."""
+def save_small_bert(folder: Path, dropout: float = 0.1, layers: int = 1) -> Path:
+    """Of one layer: fast enough to be trained many times."""
     return save_bert(
         folder,
         BertConfig(
             vocab_size=83,
             hidden_size=32,
-            num_hidden_layers=1,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             intermediate_size=48,
             max_position_embeddings=128,

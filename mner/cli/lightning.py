@@ -19,6 +19,7 @@ from mner.cli.errors import Stopped
 from mner.cli.training_parser import TrainingParser, without_pipes
 from mner.data.datamodules import huggingface, posts, sample, snapchat, twitter  # noqa: F401  # so that short names find them
 from mner.data.datamodules.base import MNERDataModule
+from mner.data.datamodules.joint import parts_of
 from mner.errors import CheckpointError
 from mner.fusion import FusionModule
 from mner.runtime import slow_bfloat16
@@ -114,8 +115,9 @@ class MNERCLI(LightningCLI):
                 self.trainer.precision,
             )
         described = {} if self.checkpoint is None else self.checkpoint[KEY].get("data", {})
-        if described.get("tokenizer") and isinstance(self.datamodule, MNERDataModule):
-            self.datamodule.use_tokenizer(described["tokenizer"])
+        if described.get("tokenizer"):
+            for data in parts_of(self.datamodule, self.model).values():
+                data.use_tokenizer(described["tokenizer"])
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Ctrl-C, which Lightning turns into an exit and is then deaf to, ends the run with what it can go on with."""
@@ -156,9 +158,9 @@ class MNERCLI(LightningCLI):
                 print(f"The last one: {best.last_model_path}")
             return
         print(f"Checkpoint: {best.best_model_path}")
-        data = self.datamodule
-        if isinstance(data, MNERDataModule):
-            print("Data fingerprints: " + ", ".join(f"{name} {value}" for name, value in data.fingerprints.items()))
+        for name, data in parts_of(self.datamodule, self.model).items():
+            marks = ", ".join(f"{split} {value}" for split, value in data.fingerprints.items())
+            print(f"Data fingerprints{name and ' of '}{name}: {marks}")
         config = Path(best.best_model_path).parent.parent / "config.yaml"
         if config.is_file():
             print(f"Next: mner test --config {config} --ckpt_path {best.best_model_path}")

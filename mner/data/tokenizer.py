@@ -130,13 +130,16 @@ class PostTokenizer:
         Raises:
             PostTooLongError: If the post has more words than fit, even with one piece each.
         """
-        ids, starts, post_length = self.encode_plain(words, context, self.learn(words, context))
+        ids, starts, post_length, _ = self.encode_plain(words, context, self.learn(words, context))
         return Pieces(np.asarray(ids, dtype=np.int32), np.asarray(starts, dtype=np.int32), post_length)
 
     def encode_plain(
         self, words: Sequence[str], context: Sequence[str], known: Known
-    ) -> tuple[list[int], list[int], int]:
+    ) -> tuple[list[int], list[int], int, list[int]]:
         """As `encode`, in lists, of words and texts that `learn` gave: for a million posts one after the other.
+
+        The fourth list says where the first text begins, and where each ends: one number more than there are texts. A
+        text ends behind its special token; one that is empty or was cut away ends where it begins.
 
         Raises:
             PostTooLongError: If the post has more words than fit, even with one piece each.
@@ -144,7 +147,7 @@ class PostTokenizer:
         if not words:
             raise ValueError("Expected a post of at least one word, but got none")
         pieces = [known.words[word] for word in words]
-        texts = [found for text in context if text and (found := known.texts[text])]
+        texts = [known.texts[text] if text else () for text in context]
         room = self.room
         ids = [*self._before, *chain.from_iterable(pieces)]
         if len(ids) - len(self._before) > room:
@@ -152,17 +155,17 @@ class PostTokenizer:
             ids = [*self._before, *chain.from_iterable(pieces)]
         starts = list(accumulate(map(len, pieces[:-1]), initial=len(self._before)))
         post_length = len(ids) + len(self._single_after)
-        if texts:
+        if any(texts):
             # Special tokens around each context text are counted before the texts are cut.
-            fixed = len(self._between) + len(self._after) * len(texts)
+            fixed = len(self._between) + len(self._after) * sum(map(bool, texts))
             texts = _cut_longest(texts, self.max_length - fixed - len(ids))
-        if texts:
-            ids += self._between
-            for text in texts:
+        ids += self._between if any(texts) else self._single_after
+        bounds = [len(ids)]
+        for text in texts:
+            if text:
                 ids += [*text, *self._after]
-        else:
-            ids += self._single_after
-        return ids, starts, post_length
+            bounds.append(len(ids))
+        return ids, starts, post_length, bounds
 
     @property
     def room(self) -> int:
@@ -301,10 +304,10 @@ def _shorten_words(pieces: list[tuple[int, ...]], room: int) -> list[tuple[int, 
 
 
 def _cut_longest(texts: list[tuple[int, ...]], room: int) -> list[tuple[int, ...]]:
-    """Cut the longest texts until all fit into `room`; texts without a piece left go."""
+    """Cut the longest texts until all fit into `room`; some may have no piece left."""
     if sum(map(len, texts)) <= room:
         return texts
     limit = max(map(len, texts))
     while limit > 0 and sum(min(len(text), limit) for text in texts) > room:
         limit -= 1
-    return [text[:limit] for text in texts if limit > 0]
+    return [text[: max(0, limit)] for text in texts]

@@ -50,7 +50,7 @@ class ImageEncoder(nn.Module):
         self.name = name
         self.frozen = frozen
         self.weights = weights
-        self.backbone: Any = _create(name, pretrained=weights == "pretrained").eval()
+        self.backbone: Any = create_timm(name, weights == "pretrained", num_classes=0).eval()
         self._config: dict[str, Any] = dict(self.backbone.pretrained_cfg)
         self.size = int(self._config.get("input_size", (3, 224, 224))[-1])
         self._channels_last = str(getattr(self.backbone, "output_fmt", "")).endswith("NHWC")
@@ -195,7 +195,18 @@ class _Features(nn.Module):
         return self.model.forward_features(image)
 
 
-def _create(name: str, pretrained: bool) -> Any:
+def create_timm(name: str, pretrained: bool, **options: Any) -> Any:
+    """A timm model, with errors that say what to do.
+
+    Args:
+        name: The model.
+        pretrained: With timm's own weights, downloaded once.
+        options: As `timm.create_model` takes them.
+
+    Raises:
+        ValueError: If timm knows no such model.
+        CheckpointError: If its weights cannot be had.
+    """
     import timm  # takes seconds; only needed once a model is named
 
     if ":" not in name and not timm.is_model(name):
@@ -205,7 +216,7 @@ def _create(name: str, pretrained: bool) -> Any:
             + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "; `timm.list_models()` names them")
         )
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # no network, no such file, no weights known: each library has its own errors
         if not pretrained:
             raise

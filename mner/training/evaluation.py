@@ -27,8 +27,8 @@ class Evaluation(LabelSets):
 
     Attributes:
         uses_image: Whether images are read.
-        needs: Inputs beyond regions: some of `boxes`, `scores`, `object_names`, `relation`, `groups`. Batches then have
-            them, or the data are refused before training (`mner.data.inputs`).
+        needs: Inputs beyond regions: some of `boxes`, `scores`, `object_names`, `relation`, `groups`, `contexts`.
+            Batches then have them, or the data are refused before training (`mner.data.inputs`).
         text_alone: Set to True, a strategy that uses images takes batches without any; else it refuses them.
         restored: What the checkpoint that it came from says of its data; None for a new model.
     """

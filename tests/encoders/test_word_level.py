@@ -29,6 +29,7 @@ from mner.fusion import (
     RelationPropagation,
     TextOnly,
     TransformerAttention,
+    TwoStream,
     VisualPrefix,
 )
 from mner.labels import bio_labels
@@ -230,7 +231,7 @@ def test_lora_and_regions_inside_the_encoder_are_refused_by_name(folder):
 
 # They read regions with word pieces or inside its layers, of which this encoder has none; CharacterImage does not train
 # its text encoder.
-WITHIN = (TransformerAttention, RelationPropagation, CrossModalEncoder, VisualPrefix, CorrelationFusion)
+WITHIN = (TransformerAttention, RelationPropagation, CrossModalEncoder, TwoStream, VisualPrefix, CorrelationFusion)
 LEFT_OUT = (*WITHIN, CharacterImage)
 
 

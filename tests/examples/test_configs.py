@@ -15,7 +15,7 @@ import yaml
 from mner.cli.main import COMMANDS, LIGHTNING, main
 from mner.data import MNERDataModule
 from mner.fusion import FusionModule
-from tests.tiny_sets import save_small_bert, save_visual_bert, write_snapchat, write_twitter
+from tests.tiny_sets import save_small_bert, save_visual_bert, write_lines, write_snapchat, write_twitter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = sorted(EXAMPLES.glob("**/*.yaml"))
@@ -48,7 +48,13 @@ def folder(tmp_path_factory, bert_folder):
     for store in root.glob("data/*/regions"):
         for name in ("pyramid", "crops"):
             shutil.copytree(store, store.with_name(name))
+    for data in (root / "data").iterdir():
+        images = [path.name for path in data.glob("images/**/*.*")]
+        for name in ("text", "image"):
+            lines = [{"image_id": image, "text": f"found by {name}"} for image in images]
+            write_lines(data / f"retrieved_by_{name}.jsonl", lines)
     save_small_bert(root / "bert")
+    save_small_bert(root / "deep", layers=2)
     save_visual_bert(root / "visualbert", bert_folder)
     return root
 
@@ -64,6 +70,8 @@ def test_config_runs(path, folder, monkeypatch, capsys):
     arguments += ["--trainer.enable_model_summary=false", "--data.batch_size=3", "--data.num_workers=0"]
     if model["text_encoder"] != "tiny":
         arguments += [f"--model.text_encoder={'visualbert' if 'visualbert' in model['text_encoder'] else 'bert'}"]
+    if "start_layer" in model:
+        arguments += ["--model.text_encoder=deep", "--model.start_layer=1"]
     if "tokenizer" in data:
         arguments += ["--data.tokenizer=bert"]
     if "image_encoder" in model:

@@ -217,6 +217,18 @@ def test_fewer_than_two_experts_are_refused():
             build(RetrievalExperts, **options)
 
 
+def test_label_sets_are_for_one_encoder():
+    sets = {"one": ["O", "B-PER", "I-PER"], "two": ["O", "B-LOC", "I-LOC"]}
+    with pytest.raises(ValueError, match="one list of labels with `experts`"):
+        RetrievalExperts(sets, experts=[None, None])
+    batch = {**sample(needs=BOTH), "label_set": "two"}
+    module = RetrievalExperts(sets)
+    sum(module.losses({**batch, "tags": batch["tags"].clamp(max=2)}).values()).backward()
+    assert module.heads["one"].weight.grad is None
+    assert module.heads["two"].weight.grad.any()
+    assert module.emissions(batch).shape[-1] == 3
+
+
 def test_rdrop_is_refused_by_name(root):
     data = sample_data(root, CONTEXTS)
     with pytest.raises(ValueError, match="RetrievalExperts decodes a mixture of label distributions"):

@@ -16,7 +16,8 @@ def valid_f1(cls, root, **options):
     folder = {"images": "images", "image_size": 32} if cls.uses_image else {}
     data = SampleDataModule(str(root), batch_size=16, **image, **folder)
     frozen = {"image_weights": None, "freeze_image_encoder": False} if cls.uses_image else {}
-    module = cls(data.labels, **image, **frozen, learning_rate=2e-3, head_learning_rate=3e-3, warmup_ratio=0.1, **options)
+    options |= {"learning_rate": 2e-3, "head_learning_rate": 3e-3, "warmup_ratio": 0.1}
+    module = cls(data.labels, **image, **frozen, **options)
     trainer = pl.Trainer(
         max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, gradient_clip_val=1.0,

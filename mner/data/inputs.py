@@ -135,6 +135,16 @@ def split_names(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
+def join_names(names: Iterable[str], scores: Iterable[float], min_score: float = 0.0) -> str:
+    """The text that `split_names` reads again: each name once, in order, without those of a lower score.
+
+    >>> join_names(["person", "", "dog", "person", "tree"], [0.9, 0.8, 0.7, 0.6, 0.1], min_score=0.5)
+    'person, dog'
+    """
+    named = zip(names, scores, strict=True)
+    return ", ".join(dict.fromkeys(name for name, score in named if name and score >= min_score))
+
+
 @dataclass(frozen=True)
 class PostInputs:
     """What a post needs beyond its regions.

@@ -49,8 +49,9 @@ def _check_needs(module: Served, data: MNERDataModule) -> None:
     if "object_names" in data.needs and data.names_from is None:
         raise DataNotFoundError(
             f"{name} needs object_names, but {source} has none: give it `features` of detected regions (`mner features "
-            "--regions torchvision --images … --out …`), or `object_names`, a file of names (which `mner features … "
-            "--names_out tags.jsonl` writes), or a context source called tags"
+            "--regions torchvision --images … --out …`), or `object_names`, a file of names (`mner objects --images … "
+            "--out tags.jsonl --model …` writes those of a detector or of an ImageNet classifier), or a context source "
+            "called tags"
         )
     if "relation" in data.needs and data.relations is None:
         raise DataNotFoundError(

@@ -43,7 +43,7 @@ class ImageRegions(TaggingModule):
 
     def raw_regions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Regions (b, r, f) as the image encoder or the feature store gives them, with `no_image` put in."""
-        b = len(batch["token_ids"])
+        b = batch["token_ids"].shape[0]  # `len` would be a constant to torch.export
         if "image" in batch and self.image_encoder is not None:
             regions, mask = self._encode_images(batch, self.image_encoder)
         elif "regions" in batch:
@@ -65,6 +65,19 @@ class ImageRegions(TaggingModule):
         regions = torch.where(slot[..., None], self.no_image.to(regions.dtype), regions)
         regions = regions.masked_fill(~(mask | slot)[..., None], 0.0)
         return regions, mask | slot
+
+    def boxes(self, batch: Batch, region_mask: Tensor) -> Tensor:
+        """Boxes (b, r, 4) beside `raw_regions`; one without area, such as that of `no_image`, is the whole image.
+
+        Args:
+            batch: With `region_boxes`; without, all regions are the whole image, since no post of it has one.
+            region_mask: (b, r), as `raw_regions` gives it.
+        """
+        whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=region_mask.device)
+        boxes = batch.get("region_boxes")
+        if boxes is None:
+            return whole.expand(*region_mask.shape, 4)
+        return torch.where(boxes.any(-1, keepdim=True), boxes, whole.to(boxes.dtype))
 
     def _encode_images(self, batch: Batch, encoder: ImageEncoder) -> tuple[Tensor, Tensor]:
         """The cells of a post's image, or of all its images (b, n * cells, f), and which of them are there."""

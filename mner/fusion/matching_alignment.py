@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mner.batch import Batch
 from mner.fusion.base import FusionModule
-from mner.fusion.unified_multimodal_transformer import CrossModalLayer
+from mner.nn.attention import CrossModalLayer
 from mner.nn.masking import masked_mean
 from mner.nn.objectives import info_nce
 

@@ -47,6 +47,7 @@ def agree(tagger, folder, **post):
 
 REFUSED = {
     "CrossModalEncoder": "needs boxes",
+    "TwoStream": "needs boxes",
     "GuidingObjects": "needs object_names",
     "RetrievalExperts": "own `posterior`",
     "VisuallyAidedAttention": "cannot be exported",

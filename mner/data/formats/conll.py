@@ -11,7 +11,7 @@ from mner.data.formats.images import image_key
 from mner.data.formats.lines import UniqueIds, read_lines, shown
 from mner.data.formats.schemes import SchemeOf
 from mner.errors import DataFormatError
-from mner.files import whole
+from mner.files import in_folder
 
 CONLL_SUFFIXES = (".txt", ".conll")
 IMGID = "IMGID:"
@@ -63,7 +63,10 @@ def read_conll(path: str | PathLike[str]) -> Posts:
 def write_conll(path: str | PathLike[str], examples: Iterable[Example]) -> None:
     """Write posts so that `read_conll` gives them back. Context is not written.
 
+    `.mner.json` in the folder keeps what was written there, which alone is replaced.
+
     Raises:
+        DataFormatError: If there is a file that mner did not write, or that somebody changed since.
         ValueError: If a post cannot be expressed: no tags, an image id that is not its id, several images, a tab or
             line break in it.
     """
@@ -83,7 +86,7 @@ def write_conll(path: str | PathLike[str], examples: Iterable[Example]) -> None:
             raise ValueError(f"Post {example.id!r} has an empty field or a tab or line break in one; use write_jsonl")
         rows = zip(example.words, example.tags, strict=True)
         blocks.append("".join([f"{IMGID}{example.id}\n", *(f"{word}\t{tag}\n" for word, tag in rows)]))
-    with whole(path) as file:
+    with in_folder(path) as file:
         file.write("\n".join(blocks).encode())
 
 

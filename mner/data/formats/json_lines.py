@@ -11,7 +11,7 @@ from mner.data.examples import Example, Posts
 from mner.data.formats.lines import UniqueIds, json_object, read_lines, string_list, text_field
 from mner.data.formats.schemes import SchemeOf
 from mner.errors import DataFormatError
-from mner.files import whole
+from mner.files import in_folder
 
 JSON_SUFFIXES = (".jsonl", ".json")
 
@@ -49,8 +49,14 @@ def read_jsonl(path: str | PathLike[str]) -> Posts:
 
 
 def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
-    """Write posts so that `read_jsonl` gives them back. Context is not written."""
-    with whole(path) as file:
+    """Write posts so that `read_jsonl` gives them back. Context is not written.
+
+    `.mner.json` in the folder keeps what was written there, which alone is replaced.
+
+    Raises:
+        DataFormatError: If there is a file that mner did not write, or that somebody changed since.
+    """
+    with in_folder(path) as file:
         for example in examples:
             record: dict[str, Any] = {"id": example.id, "image_id": example.image_id, "tokens": example.words}
             if example.more_images:

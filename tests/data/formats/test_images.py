@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mner.data.formats.images import MAX_PIXELS, ImageFolder, image_key, load_image, report_broken, shown
+from mner.data.formats.images import MAX_PIXELS, ImageFolder, image_key, load_image, report_broken, shown, to_rgb
 from mner.data.transforms import ImageTransform, transform_for
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.preprocessing.base import ImageFiles
@@ -70,6 +70,33 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     Image.fromarray(ramp).save(tmp_path / "deep.png")
     image, _ = load_image(tmp_path / "deep.png")
     assert np.array_equal(np.asarray(image)[..., 0], np.arange(256, dtype=np.uint8).reshape(16, 16))
+
+
+def test_numbers_are_scaled_to_their_largest(tmp_path):
+    Image.fromarray(np.array([[-1.0, 0.0, 0.25, 0.5]], np.float32)).save(tmp_path / "float.tiff")
+    image, reason = load_image(tmp_path / "float.tiff")
+    assert reason == ""
+    assert [image.getpixel((x, 0))[0] for x in range(4)] == [0, 0, 127, 255]
+    Image.fromarray(np.array([[0, 256, 65535, 70000]], np.int32)).save(tmp_path / "int.tiff")
+    image, reason = load_image(tmp_path / "int.tiff")
+    assert [image.getpixel((x, 0)) for x in range(4)] == [(value,) * 3 for value in (0, 0, 255, 255)]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
+def test_transparency_in_every_mode_of_pillow(mode):
+    layer = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    layer.putpixel((1, 0), (0, 0, 0, 0))
+    image = layer.convert(mode)
+    assert image.mode == mode
+    assert [to_rgb(image).getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_what_could_not_be_read_is_told():
+    broken = {str(number): "missing" for number in range(5)}
+    assert report_broken(broken, 9) == "5 of 9 images could not be read (missing 5): 0, 1, 2, 3, 4"
+    told = report_broken({"x": "empty", **broken}, 9)
+    assert told == "6 of 9 images could not be read (missing 5, empty 1): x, 0, 1, 2, 3, ..."
+    assert report_broken(broken, 9, show=1) == "5 of 9 images could not be read (missing 5): 0, ..."
 
 
 def test_exif_orientation_is_applied(tmp_path):

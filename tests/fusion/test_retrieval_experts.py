@@ -13,6 +13,7 @@ from mner.nn.objectives import only_context
 from mner.tagger.onnx import export_onnx
 from mner.tagger.post import Post
 from mner.tagger.tagger import Tagger
+from mner.testing import check_fusion
 from mner.training import RDrop, Trainer
 from tests.fusion.samples import build, close, sample, wide
 
@@ -233,3 +234,8 @@ def test_rdrop_is_refused_by_name(root):
     data = sample_data(root, CONTEXTS)
     with pytest.raises(ValueError, match="RetrievalExperts decodes a mixture of label distributions"):
         Trainer(max_steps=1, callbacks=[RDrop()], **QUIET).fit(RetrievalExperts(data.labels), datamodule=data)
+
+
+@pytest.mark.slow
+def test_frozen_experts_hold_what_every_strategy_must():
+    check_fusion(RetrievalExperts, experts=[None, None])

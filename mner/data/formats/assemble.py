@@ -44,6 +44,10 @@ def posts_of(source: Source, records: Iterable[Record], reading: Reading, notes:
             offsets that do not fit, what is no tag, another number of tags than words; with line or record.
     """
     read = list(records)
+    if "id" in reading.fields and reading.fields["id"] is None:
+        for record in read:  # numbered; what groups the annotators of a post stays
+            record.key = record.key or (record.id or "" if record.annotator or record.withheld else "")
+            record.id = None
     _blanks(read, notes)
     to_characters(source, read, reading.offsets, notes)
     _trim(read, notes)

@@ -52,10 +52,10 @@ def read_conll(path: str | PathLike[str]) -> Posts:
 
     A post is a line `IMGID:<id>`, then a line `token<TAB>tag` for each word, then a blank line. The image id is the
     post's id too; a second post of the same image is `<id>#2`. A file without any `IMGID:` line holds posts without
-    images, numbered or with the ids of comments (`# id = 7`). A file with a tab is split at tabs alone, since a word may be a
-    no-break space; one without, at spaces. The tags are in the last column or in the first. `-DOCSTART-` lines and
-    comments are passed. Tags in IOB1, IOBES or BILOU become IOB2 (`mner.data.formats.schemes`); a stray `I-` among `B-`
-    is kept as it is.
+    images, numbered or with the ids of comments (`# id = 7`). A file with a tab is split at tabs alone, since a word
+    may be a no-break space; one without, at spaces. The tags are in the last column or in the first. `-DOCSTART-` lines
+    and comments are passed. Tags in IOB1, IOBES or BILOU become IOB2 (`mner.data.formats.schemes`); a stray `I-` among
+    `B-` is kept as it is.
 
     Raises:
         DataNotFoundError: If there is no such file.

@@ -131,6 +131,7 @@ def read_posts(
     label_names: Sequence[str] | None = None,
     type_map: Mapping[str, str | None] | None = None,
     offsets: Offsets | None = None,
+    reading: Reading | None = None,
 ) -> Posts:
     """Read a file, folder or pipe of posts.
 
@@ -149,12 +150,13 @@ def read_posts(
         label_names: The names of numbered tags, in order.
         type_map: New names of entity types; None drops a type.
         offsets: `characters`, `utf-16` or `bytes`; None to find out from the texts of spans.
+        reading: All of these together, in their place.
 
     Raises:
         DataNotFoundError: If there is no such file.
         DataFormatError: If it is malformed, or its format is not found; with line or record.
     """
-    reading = Reading(words, overlaps, annotators, dict(fields or {}), label_names, type_map, offsets)
+    reading = reading or Reading(words, overlaps, annotators, dict(fields or {}), label_names, type_map, offsets)
     if format is not None and not (isinstance(format, str) and format in FORMATS):
         return _mapped(_read_by(_reader(path, format), path), reading)
     source, notes = Source(path), Notes()

@@ -63,6 +63,13 @@ def read_table(source: Source, reading: Reading, notes: Notes) -> list[Record]:
         DataFormatError: For a row with another number of columns than the first, or that lacks what it must have.
     """
     header, rows = _rows(source, notes)
+    return table_records(source, header, rows, reading, notes)
+
+
+def table_records(
+    source: Source, header: Sequence[str], rows: Sequence[tuple[int | str, Row]], reading: Reading, notes: Notes
+) -> list[Record]:
+    """As `read_table`, of a table that is at hand."""
     lower = {name.strip().lower(): name for name in reversed(header)}
     given = {
         what: name for what, name in reading.fields.items() if name is not None and (what, name) != ("image", "id")
@@ -110,7 +117,7 @@ def _python_list(cell: str) -> Any:
 
 
 def _tokens(
-    source: Source, rows: Sequence[tuple[int, Row]], word: str, tag: str, sentence: str | None, reading: Reading,
+    source: Source, rows: Sequence[tuple[int | str, Row]], word: str, tag: str, sentence: str | None, reading: Reading,
     notes: Notes,
 ) -> list[Record]:  # fmt: skip
     """A record for each run of rows of one sentence; where only its first row has the number, as well."""
@@ -120,7 +127,7 @@ def _tokens(
         raise source.fault(
             1, f"tokens without a column that tells posts apart ({names})", "one, such as sentence", advice
         )
-    runs: list[tuple[str, list[tuple[int, Row]]]] = []
+    runs: list[tuple[str, list[tuple[int | str, Row]]]] = []
     for number, row in rows:
         name = row[sentence].strip() or (runs[-1][0] if runs else "")
         if not name:
@@ -145,7 +152,13 @@ def _tokens(
 
 
 def _spans(
-    source: Source, rows: Sequence[tuple[int, Row]], lower: Row, start: str, end: str, reading: Reading, notes: Notes
+    source: Source,
+    rows: Sequence[tuple[int | str, Row]],
+    lower: Row,
+    start: str,
+    end: str,
+    reading: Reading,
+    notes: Notes,
 ) -> list[Record]:
     """A record for each text; a text without spans has one row with empty start and end."""
     chosen = reading.fields.get("tags") or reading.fields.get("spans")
@@ -186,7 +199,7 @@ def _delimiter(source: Source, first: str) -> str:
     return max("\t,;|", key=lambda sign: (first.count(sign), sign == ","))
 
 
-def _rows(source: Source, notes: Notes) -> tuple[list[str], list[tuple[int, Row]]]:
+def _rows(source: Source, notes: Notes) -> tuple[list[str], list[tuple[int | str, Row]]]:
     lines = source.lines
     delimiter = _delimiter(source, next(line for line in lines if line.strip()))
     table = _parsed(source, delimiter, quoted=True)

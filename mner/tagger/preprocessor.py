@@ -245,8 +245,10 @@ def tokenizer_of(model: FusionModule, data: Mapping[str, Any]) -> PostTokenizer:
     else:
         tokenizer = None
     if tokenizer is not None:
+        encoder = getattr(model, "text_encoder", None)  # an exported model has none
+        tokenizer.check_fits(None if encoder is None else encoder.config.get("vocab_size"))
         tokenizer.limit_to(data.get("piece_limit"))
-        tokenizer.limit_to(getattr(getattr(model, "text_encoder", None), "piece_limit", None))
+        tokenizer.limit_to(getattr(encoder, "piece_limit", None))
         return tokenizer
     raise CheckpointError(
         "The checkpoint holds no tokeniser, since it was saved without a data module, and it does not name its text "

@@ -63,6 +63,16 @@ def test_names_of_the_numbers():
     ]  # fmt: skip
 
 
+def test_systems_too_alike_to_be_tested_are_named():
+    right = [post("Kim/B-PER", "Kim/B-PER", str(number)) for number in range(4)]
+    wrong = [post("Kim/B-PER", "Kim", str(number)) for number in range(4)]
+    alike = "b and a: the difference is the same on every post, too alike to be tested."
+    assert alike in compare({"b": run(wrong), "a": run(right)}, resamples=10).notes
+    for posts in (right, right[:1], wrong):  # no difference at all
+        found = compare({"b": run(posts), "a": run(posts)}, resamples=10)
+        assert alike not in found.notes
+
+
 def test_nothing_predicted_is_no_division_by_nothing():
     posts = random_posts(10, seed=1, noise=0.2)
     nothing = [replace(p, pred=("O",) * len(p.words), entities=()) for p in posts]

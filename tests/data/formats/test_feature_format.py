@@ -87,6 +87,23 @@ def test_a_store_is_written_as_by_hand(tmp_path):
     assert others == {"index.tsv", "meta.json", "broken.json", "lock"}
 
 
+@pytest.mark.parametrize("version", ["0.1.0", None])
+def test_regions_of_before_have_no_sizes(tmp_path, version):
+    for name, array in ARRAYS.items():
+        (tmp_path / name).write_bytes(array.tobytes())
+    (tmp_path / "index.tsv").write_text(INDEX)
+    old = {key: value for key, value in META.items() if key not in ("sizes", "groups", "mner")}
+    (tmp_path / "meta.json").write_text(json.dumps(old | ({"mner": version} if version else {})))
+    store = FeatureStore(tmp_path)
+    assert store.groups("a.jpg").tolist() == [0, 0]
+    for use in (store.check_sizes, lambda: store.places("a"), lambda: store.size("a")):
+        assert told(DataFormatError, use) == (
+            f"{tmp_path}: found boxes without the sizes of their images (stored by mner {version or 0}); expected "
+            "sizes, without which boxes are not known in 0..1. "
+            "Extract again into a new folder: `mner features --regions … --images … --out …`."
+        )
+
+
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """A store of one image in the folder `s`."""

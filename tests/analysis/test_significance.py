@@ -40,6 +40,12 @@ def test_paired_t_equals_scipy():
     assert found.difference == pytest.approx((two - one).mean())
 
 
+def test_paired_t_takes_any_numbers():
+    one, two = np.array([5, 6, 9], np.uint8), np.array([4, 7, 3], np.uint8)
+    assert paired_t(one, two) == paired_t([5.0, 6.0, 9.0], [4.0, 7.0, 3.0])
+    assert paired_t([False, True, True], [True, True, False]).difference == 0
+
+
 def test_paired_t_at_its_edges():
     same = paired_t([0.5, 0.6], [0.5, 0.6])
     assert same == (0, 0, 0, 0, 1, 0, 2)  # nothing differs: no difference, for certain

@@ -63,6 +63,11 @@ def test_words_are_put_together_as_people_write(text):
     assert as_written(words)[0] == text.replace(" ?", "?").replace(" …", "…")
 
 
+def test_units_stand_behind_their_numbers_only():
+    words = "st 7 pm , the 1 st and 22 nd , a pm 3 th".split()
+    assert as_written(words)[0] == "st 7pm, the 1st and 22nd, a pm 3th"
+
+
 def test_posts_are_looked_at_evenly():
     """Of 2,500 posts every second one; the others say nothing."""
     words = [word.text for word in split_words(TEXTS[1], "treebank")]

@@ -48,6 +48,13 @@ def test_equals_a_search(names, image_id):
         assert index.find(name) == name
 
 
+def test_letters_that_are_one():
+    assert fold("K") == fold("k") == fold("\u212a")  # the sign of Kelvin
+    assert fold("STRASSE") == fold("stra\u00dfe") == fold("Stra\u1e9ee")
+    assert fold("\u212b") == fold("a\u030a") == fold("\u00c5")
+    assert fold("i") != fold("\u0131")
+
+
 @given(st.text())
 def test_fold_and_split(text):
     assert fold(fold(text)) == fold(text)

@@ -53,6 +53,30 @@ def test_transparent_parts_become_white_in_every_mode(tmp_path):
         assert image.getpixel((1, 1)) != (255, 255, 255), name
 
 
+@pytest.mark.parametrize(
+    "format", ["AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"]
+)
+def test_formats_that_are_opened(tmp_path, format):
+    Image.init()
+    if format not in Image.SAVE:
+        pytest.skip("this Pillow cannot write it")
+    (tmp_path / "a").write_bytes(encoded(Image.new("RGB", (64, 64), (200, 40, 90)), format))
+    image, reason = load_image(tmp_path / "a")
+    assert reason == ""
+    assert image.size == (64, 64)
+    assert np.abs(np.asarray(image, int) - [200, 40, 90]).max() < 6  # some of them lose detail
+
+
+@pytest.mark.parametrize("format", ["EPS", "PCX", "PDF", "SGI", "TGA"])
+def test_formats_that_are_not(tmp_path, format):
+    (tmp_path / "a").write_bytes(encoded(picture(64, 64), format))
+    assert load_image(tmp_path / "a") == (None, "not an image")
+
+
+def test_a_bomb_is_what_pillow_calls_one():
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+
+
 def test_other_modes_become_rgb(tmp_path):
     picture().convert("CMYK").save(tmp_path / "cmyk.jpg")
     picture().convert("L").save(tmp_path / "grey.jpg")

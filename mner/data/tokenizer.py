@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mner.data.word_pieces import IDS_ALONE, pieces_as_in_text, some_piece, special_tokens, without_format_characters
+from mner.data.word_splitter import readable
 from mner.errors import CheckpointError
 from mner.files import locate
 
@@ -87,7 +88,9 @@ class PostTokenizer:
         if _needs_prefix_space(self.tokenizer):
             self.tokenizer = _load(name, add_prefix_space=True)
         declared = self.tokenizer.model_max_length
-        declared = 512 if declared > 100_000 else declared  # "no limit" is written as a huge number
+        if not isinstance(declared, (int, float)) or declared < 1:
+            raise CheckpointError(f"Expected a number of pieces that the tokeniser at {name!r} takes, got {declared!r}")
+        declared = 512 if declared > 100_000 else int(declared)  # "no limit" is written as a huge number
         self.max_length = declared if max_length is None else max_length
         self.replace_urls = replace_urls
         self._known = Known({}, {})
@@ -101,11 +104,13 @@ class PostTokenizer:
         new_words = [word for word in dict.fromkeys(words) if word not in known.words]
         for start in range(0, len(new_words), 10_000):
             chunk = new_words[start : start + 10_000]
-            known.words.update(zip(chunk, self._tokenized([self._shown(word) for word in chunk]), strict=True))
+            shown = [self._shown(word) for word in chunk]
+            known.words.update(zip(chunk, self._tokenized(shown), strict=True))
         new_texts = [text for text in dict.fromkeys(texts) if text not in known.texts]
         for start in range(0, len(new_texts), 1_000):
             chunk = new_texts[start : start + 1_000]
-            encoded = self.tokenizer(chunk, truncation=False, verbose=False, **IDS_ALONE)["input_ids"]
+            clean = [readable(text) for text in chunk]
+            encoded = self.tokenizer(clean, truncation=False, verbose=False, **IDS_ALONE)["input_ids"]
             # A text longer than the model can never be used whole: keep what can be.
             known.texts.update((text, tuple(ids[: self.max_length])) for text, ids in zip(chunk, encoded, strict=True))
         return known
@@ -172,6 +177,19 @@ class PostTokenizer:
         """Most words of a post: the pieces that fit beside the special tokens."""
         return self.max_length - len(self._before) - len(self._single_after)
 
+    def check_fits(self, size: int | None) -> None:
+        """Whether the pieces that every post has are among those that an encoder knows; None: nothing is known of it.
+
+        Raises:
+            CheckpointError: If they are not.
+        """
+        always = [*self._before, *self._between, *self._after, *self._single_after, *self._unknown, self.pad_id]
+        if size is not None and max(always) >= size:
+            raise CheckpointError(
+                f"The tokeniser has the special piece {max(always)}, but the encoder knows {size} pieces: they do not "
+                "belong together; give the tokeniser that the encoder was trained with"
+            )
+
     def piece_counts(self, words: Sequence[str]) -> list[int]:
         """How many pieces each word has."""
         known = self.learn(words).words
@@ -220,7 +238,7 @@ class PostTokenizer:
             self.forget()
 
     def _shown(self, word: str) -> str:
-        word = word[:MAX_WORD]
+        word = readable(word[:MAX_WORD])
         return self.replace_urls if self.replace_urls is not None and URL.fullmatch(word) else word
 
 
@@ -277,13 +295,20 @@ def _load(name: str, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False, **options)
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
+        tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False, **options)
+        tokenizer("\U0010ffff")  # one whose unknown piece is not in its vocabulary says so only then
+        return tokenizer
+    except OSError:  # not there; it says what it looked for
+        raise
+    except Exception as error:  # of a file that is damaged: what transformers and tokenizers raise shares no class
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"The tokeniser at {name!r} is a program of its own, which mner does not run; expected one of those "
+                "that transformers knows"
+            ) from error
+        said = (str(error).strip() or "no more is said").splitlines()[0]
         raise CheckpointError(
-            f"The tokeniser at {name!r} is a program of its own, which mner does not run; expected one of those that "
-            "transformers knows"
+            f"The tokeniser at {name!r} cannot be read ({type(error).__name__}: {said}); is a file of it damaged?"
         ) from error
 
 

@@ -50,6 +50,11 @@ class CrossViewAlignment(TextOnly):
 
     Raises:
         ValueError: If `kind` or `view` is unknown, τ not above 0, or λ negative.
+
+    >>> from mner.data.sample.batches import SampleBatches
+    >>> batches = SampleBatches()
+    >>> sorted(CrossViewAlignment(batches.labels).losses(batches()))
+    ['agreement', 'plain', 'tagging']
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from mner.encoders.image import ImageEncoder
 from mner.encoders.image_inputs import build_crops, build_detector, detector_weights_of, weights_of
 from mner.encoders.weights import weights_hash
 from mner.errors import DataNotFoundError
-from mner.files import STANDARD, output_folder
+from mner.files import STANDARD, in_folder
 from mner.preprocessing.base import Sweep
 from mner.runtime import pick_device
 
@@ -153,8 +153,8 @@ def write_names(store: FeatureStore, path: Path, min_score: float = 0.0) -> None
     if str(path) == STANDARD:
         sys.stdout.write("".join(lines))
         return
-    with output_folder(path.parent) as place:
-        (place / path.name).write_text("".join(lines), encoding="utf-8")
+    with in_folder(path) as file:
+        file.write("".join(lines).encode())
 
 
 def _append_grids(model: ImageEncoder, device: torch.device, dtype: str) -> Append:

@@ -84,7 +84,7 @@ class ImageTexts:
             try:
                 record = json.loads(line)
                 key, by, _ = record["image_id"], record["model"], record[self.key]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise foreign(self.out, number, repr(line[:80])) from None
             if by != self.model:
                 found, expected = f"a {self.key} by {by!r}", f"one model in a file ({self.model!r})"

@@ -143,7 +143,7 @@ class Preparer:
         if self._names_from == "context" and TAGS in self.sources:
             return tuple(split_names(texts[self.sources.index(TAGS)]))
         if self._names_from == "file":
-            self._tell_once("The model needs the names of objects, read from a file in training: give `object_names` of posts")
+            self._tell_once("The model needs names of objects, which a file gave in training: give `object_names`")
         elif seen.known is not None and seen.known.names is not None:
             return tuple(seen.known.names)
         return ()
@@ -245,8 +245,10 @@ def tokenizer_of(model: FusionModule, data: Mapping[str, Any]) -> PostTokenizer:
     else:
         tokenizer = None
     if tokenizer is not None:
+        encoder = getattr(model, "text_encoder", None)  # an exported model has none
+        tokenizer.check_fits(None if encoder is None else encoder.config.get("vocab_size"))
         tokenizer.limit_to(data.get("piece_limit"))
-        tokenizer.limit_to(getattr(getattr(model, "text_encoder", None), "piece_limit", None))
+        tokenizer.limit_to(getattr(encoder, "piece_limit", None))
         return tokenizer
     raise CheckpointError(
         "The checkpoint holds no tokeniser, since it was saved without a data module, and it does not name its text "

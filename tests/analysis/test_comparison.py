@@ -49,6 +49,20 @@ def test_scores_are_means_of_seqevals():
     assert np.isnan(scores.loc["two", "sd"])
 
 
+def test_names_of_the_numbers():
+    """Tables, pages and scripts of users go by them (docs/statistics.md)."""
+    found = compare({name: run(random_posts(10, seed=1)) for name in "ab"}, resamples=10)
+    assert list(found.scores) == ["runs", "precision", "recall", "f1", "sd", "low", "high"]
+    verdict = ["difference", "low", "high", "p", "df", "se_posts", "se_seeds", "posts"]
+    assert list(found.tests) == [
+        *verdict, "p_randomisation", "t_seeds", "p_seeds", "dz_seeds", "seeds", "p_holm", "p_randomisation_holm",
+        "p_seeds_holm",
+    ]  # fmt: skip
+    assert list(found.post_means) == [
+        "post_f1_difference", "t_posts", "p_posts", "dz_posts", "posts", "p_posts_holm"
+    ]  # fmt: skip
+
+
 def test_nothing_predicted_is_no_division_by_nothing():
     posts = random_posts(10, seed=1, noise=0.2)
     nothing = [replace(p, pred=("O",) * len(p.words), entities=()) for p in posts]

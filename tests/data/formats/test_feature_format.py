@@ -57,11 +57,16 @@ def test_a_store_made_by_hand_is_read(tmp_path):
     assert store.groups("a.jpg").tolist() == [0, 1]
     assert store.places("a.jpg").tolist() == [[0, 0, 1, 1], [0.5, 0.25, 1, 0.5]]
     assert store.broken == {}
+    (tmp_path / "sizes.bin").write_bytes(np.array([[1, 1], [1, 8], [0, 0]], "<i4").tobytes())
+    small = FeatureStore(tmp_path)
+    assert small.places("a.jpg").tolist() == [[0, 0, 1, 1], [1, 0.25, 1, 0.5]]  # within the image
+    assert small.places("b").tolist() == [[1, 1, 1, 1]]  # 0 stands for no picture; no division by it
     assert repr(store) == f"FeatureStore({str(tmp_path)!r}: 2 images by detector, width 2)"
 
 
 def test_a_store_is_written_as_by_hand(tmp_path):
     by_name = {name.removesuffix(".bin"): array for name, array in ARRAYS.items()}
+    tmp_path = tmp_path / "not" / "there"
     with FeatureWriter(tmp_path, **REGIONS, sizes=True, groups=True) as writer:
         for image_id, rows in (("a.jpg", slice(0, 2)), ("b", slice(2, 3))):
             writer.append(
@@ -78,6 +83,8 @@ def test_a_store_is_written_as_by_hand(tmp_path):
         assert (tmp_path / name).read_bytes() == array.tobytes()
     assert (tmp_path / "index.tsv").read_text() == INDEX
     assert json.loads((tmp_path / "meta.json").read_text()) == META
+    others = {path.name for path in tmp_path.iterdir()} - set(ARRAYS)
+    assert others == {"index.tsv", "meta.json", "broken.json", "lock"}
 
 
 @pytest.fixture

@@ -169,6 +169,14 @@ CASES = [
         '{"id": "1", "tokens": ["a"], "tags": ["O"]}\n',
         "a.txt:1: found tags under 'tags'; expected tags under 'label'. Rename the key.",
     ),
+    *(
+        (
+            read_jsonl,
+            f'{{"id": "1", "tokens": ["a"], "{key}": ["O"]}}\n',
+            f"a.txt:1: found tags under '{key}'; expected tags under 'label'. Rename the key.",
+        )
+        for key in ("labels", "tag", "ner_tags")
+    ),
     (
         read_jsonl,
         '{"id": "1", "tokens": ["a"], "label": ["O", "O"]}\n',
@@ -335,6 +343,12 @@ CASES = [
         vectors,
         "the 0.5 1\ncat 2\n",
         "a.txt:2: found 'cat 2'; expected a word and 2 numbers, parted by single spaces. Is the file cut off, or "
+        "mixed with another?",
+    ),
+    (
+        vectors,
+        "the 0.5 1\ncat 2 3\t\n",
+        "a.txt:2: found 'cat 2 3\\t'; expected a word and 2 numbers, parted by single spaces. Is the file cut off, or "
         "mixed with another?",
     ),
     (

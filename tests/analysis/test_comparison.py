@@ -52,6 +52,8 @@ def test_scores_are_means_of_seqevals():
 def test_names_of_the_numbers():
     """Tables, pages and scripts of users go by them (docs/statistics.md)."""
     found = compare({name: run(random_posts(10, seed=1)) for name in "ab"}, resamples=10)
+    assert found.scores.index.name == "system"
+    assert list(found.tests.index.names) == list(found.post_means.index.names) == ["first", "second"]
     assert list(found.scores) == ["runs", "precision", "recall", "f1", "sd", "low", "high"]
     verdict = ["difference", "low", "high", "p", "df", "se_posts", "se_seeds", "posts"]
     assert list(found.tests) == [

@@ -57,6 +57,8 @@ class FusionModule(TaggingModule):
         warmup_ratio: Part of the steps during which the rate rises; then it falls linearly to 0.
         crf_reduction: Loss per word (`"token_mean"`) or per post (`"sentence_mean"`); rates do not carry over.
         constrain: Decode well-formed BIO only.
+        init_from: A checkpoint to begin from, for new types or data: encoders and fusion are taken from it when
+            training begins, head and CRF are new. What was kept is told.
 
     Attributes:
         replaces_missing_images: Whether a post without image shows the learned vector `no_image`. If False it has no
@@ -86,6 +88,7 @@ class FusionModule(TaggingModule):
         warmup_ratio: float = 0.0,
         crf_reduction: CrfReduction = "token_mean",
         constrain: bool = True,
+        init_from: str | None = None,
     ) -> None:
         super().__init__(labels)
         self.save_hyperparameters()

@@ -21,7 +21,7 @@ from mner.data.loader import PostLoader
 from mner.data.recipe import check_inputs, check_restored
 from mner.data.windows import whole_posts
 from mner.labels import MODES, Span, spans
-from mner.training.checkpoint import accept, load_module, own_names, plain_names, write_extras
+from mner.training.checkpoint import accept, begin_from, load_module, own_names, plain_names, write_extras
 from mner.training.label_sets import LabelSets
 from mner.training.optimisation import adamw, follow_new_groups, warmup_and_decay
 
@@ -57,6 +57,7 @@ class TaggingModule(LabelSets):
         self.restored: dict[str, Any] | None = None
         self.extra_losses: dict[str, ExtraLoss] = {}
         self._tokenizer: str | None = None
+        self._begun = False
         self._places: list[dict[str, Any]] = []  # in the epoch, of the loaders of a run that goes on
 
     # What the strategy's half has
@@ -106,6 +107,10 @@ class TaggingModule(LabelSets):
             self._tokenizer = part.post_tokenizer.fingerprint
         if not parts and (own := tokenizer_of(self)) is not None:
             self._tokenizer = own.fingerprint
+        begin = self.hparams.get("init_from") if stage == "fit" and self.restored is None else None
+        if begin and not self._begun and not self.trainer.ckpt_path:  # a run that goes on has its own weights
+            begin_from(self, begin)
+            self._begun = True
 
     def on_train_start(self) -> None:
         """Go on in the middle of the epoch that a checkpoint was taken in.

@@ -1,18 +1,22 @@
 """Outputs: whole or not at all, one writer, and nothing that mner did not begin is touched."""
 
+import hashlib
 import json
 import multiprocessing
 import os
 import resource
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import mner
 from mner import files
 from mner.errors import BusyError, DataFormatError, MNERError
-from mner.files import digest, lock, output_folder, refuse_inputs, whole, write_text
+from mner.files import digest, locate, lock, output_folder, refuse_inputs, whole, write_text
 from mner.growing_file import Growing
 
 FACTS = {"model": "m", "options": {"words": "auto"}}
@@ -115,11 +119,19 @@ def test_a_growing_file_goes_on(tmp_path):
     assert path.read_bytes() == b"one\ntwo\n"
     assert visible(tmp_path) == ["out.jsonl", "out.jsonl.mner.json"]
     assert json.loads((tmp_path / "out.jsonl.mner.json").read_text())["facts"] == FACTS
-    with pytest.raises(DataFormatError, match=r"made otherwise \(model 'm', now 'n'\)"):
-        grow(path, b"three\n", facts={**FACTS, "model": "n"})
+    with pytest.raises(DataFormatError) as caught:
+        grow(path, b"three\n", facts={**FACTS, "model": "n", "seed": 3})
+    assert str(caught.value) == (
+        f"{path}: found an output made otherwise (model 'm', now 'n'; seed None, now 3); expected the same input, "
+        "model and options as before. Name another file, or remove this one."
+    )
     path.write_bytes(b"my own text\n")  # the output was moved away, and something else put there
-    with pytest.raises(DataFormatError, match="another file than"):
+    with pytest.raises(DataFormatError) as caught:
         grow(path, b"three\n")
+    assert str(caught.value) == (
+        f"{path}: found another file than the one that mner began there; expected a new file, or an output of this "
+        "command. Name another file."
+    )
     assert path.read_bytes() == b"my own text\n"
     path.unlink()
     grow(path, b"new\n", facts={**FACTS, "model": "n"})
@@ -166,6 +178,49 @@ def test_a_killed_holder_does_not_block(tmp_path):
     lock(tmp_path / "lock").release()
 
 
+def hold_and_let_go(path, told, let_go):
+    held = lock(path)
+    told.set()
+    let_go.wait()
+    held.release()
+
+
+def test_a_lock_that_is_let_go_meanwhile_is_taken(tmp_path, monkeypatch):
+    """A worker of a killed run holds its lock until it notices."""
+    monkeypatch.setattr(files, "WAIT", 60)
+    told, let_go = threading.Event(), threading.Event()
+    other = threading.Thread(target=hold_and_let_go, args=(tmp_path / "lock", told, let_go), daemon=True)
+    other.start()
+    told.wait()
+    said = []
+    monkeypatch.setattr(files.log, "warning", lambda *args: (said.append(args[0] % args[1:]), let_go.set()))
+    lock(tmp_path / "lock", "the report").release()  # asks, is told to wait, and gets it
+    other.join()
+    assert said == ["Another process is writing to the report; waiting up to 60 seconds for its end"]
+
+
+@pytest.mark.parametrize("register", ["[" * 100_000, "[]", '{"files": 3}', '{"files": {"a": 3}}'])
+def test_a_damaged_register_protects_the_files(tmp_path, register):
+    with output_folder(tmp_path) as place:
+        (place / "a").write_text("1")
+    (tmp_path / files.REGISTER).write_text(register)
+    with pytest.raises(DataFormatError, match=r"mner did not write|somebody changed"), output_folder(tmp_path) as place:
+        (place / "a").write_text("2")
+    assert (tmp_path / "a").read_text() == "1"
+
+
+@pytest.mark.parametrize("sidecar", ["[" * 100_000, "3", '{"facts": 3}', '{"facts": {}}', '{"begins": {"out": "zz"}}'])
+def test_a_damaged_sidecar_protects_the_output(tmp_path, sidecar):
+    path = tmp_path / "out"
+    grow(path, b"one\n")
+    noted = json.loads((tmp_path / "out.mner.json").read_text())
+    both = {**noted, **json.loads(sidecar)} if sidecar.startswith("{") else None
+    (tmp_path / "out.mner.json").write_text(json.dumps(both) if both else sidecar)
+    with pytest.raises(DataFormatError):
+        grow(path, b"two\n")
+    assert path.read_bytes() == b"one\n"
+
+
 def test_a_folder_gets_its_files_together(tmp_path):
     out = tmp_path / "report"
     with output_folder(out) as place:
@@ -184,6 +239,78 @@ def test_a_folder_gets_its_files_together(tmp_path):
     assert (out / "page.html").read_text() == "2"
     assert (out / "notes.txt").read_text() == "mine"
     assert (out / "tables" / "a.csv").read_text() == "1"
+
+
+def test_a_lock_may_be_let_go_by_another_thread(tmp_path):
+    held = lock(tmp_path / "lock")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(held.release).result()
+    lock(tmp_path / "lock").release()
+
+
+def test_a_folder_is_looked_at_before_it_is_written_to(tmp_path):
+    seen = []
+    with output_folder(tmp_path / "out", seen.append):
+        pass
+    assert seen == [tmp_path / "out"]
+
+    def refuse(place):
+        raise DataFormatError(place, None, "x", "y")
+
+    with pytest.raises(DataFormatError), output_folder(tmp_path / "out", refuse):
+        pass
+    with output_folder(tmp_path / "out"):  # the lock was let go
+        pass
+
+
+def test_where_encoders_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    assert Path(locate("tiny")) == Path(mner.__file__).parent / "encoders" / "tiny"
+    for name in ("bert-base-uncased", "vinai/bertweet-base", "a/b/c", "./a", str(tmp_path)):
+        assert locate(name) == (name.removeprefix("./") if name == "./a" else name)
+    for name in ("./x", "../x/y", "/x", "~/no-such-folder", "a/b/x"):
+        with pytest.raises(FileNotFoundError) as caught:
+            locate(name)
+        assert str(caught.value) == (
+            f"Expected a transformers folder (config.json, weights, tokeniser) at {name!r}, but it is not there. "
+            "Give a folder, a name on the Hugging Face Hub, or 'tiny' for the built-in random encoder."
+        )
+
+
+def test_the_register_of_a_folder(tmp_path):
+    with output_folder(tmp_path) as place:
+        (place / "a" / "b").mkdir(parents=True)
+        (place / "a" / "b" / "c.txt").write_text("1")
+    known = hashlib.sha256(b"1").hexdigest()
+    assert json.loads((tmp_path / ".mner.json").read_text()) == {
+        "mner": mner.__version__,
+        "files": {"a/b/c.txt": [known]},
+    }
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "1"
+
+
+def test_what_is_told_of_a_taken_name(tmp_path):
+    def write():
+        with output_folder(tmp_path) as place:
+            (place / "a.txt").write_text("1")
+
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(DataFormatError) as caught:
+        write()
+    advice = "expected a free name. Move it away, or name another folder."
+    assert str(caught.value) == f"{tmp_path / 'a.txt'}: found something that mner did not write; {advice}"
+    (tmp_path / "a.txt").unlink()
+    write()
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(DataFormatError) as caught:
+        write()
+    found = "a file that mner wrote and somebody changed"
+    assert str(caught.value) == f"{tmp_path / 'a.txt'}: found {found}; {advice}"
+    (tmp_path / "b").touch()
+    with pytest.raises(MNERError) as caught, output_folder(tmp_path / "b"):
+        pass
+    assert str(caught.value) == f"Expected a folder to write to, but {tmp_path / 'b'} is a file"
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "page.html"])
@@ -206,18 +333,19 @@ def test_a_folder_killed_between_its_files_can_be_written_again(tmp_path, monkey
 
     write("1")
     for calls in range(1, 5):  # the register, then each file
-        done = []
+        for again in range(2):  # and a second time, where the first left it
+            done = []
 
-        def replace(old, new, calls=calls, done=done):
-            done.append(new)
-            if len(done) == calls:
-                raise KeyboardInterrupt
-            os.rename(old, new)
+            def replace(old, new, calls=calls, done=done):
+                done.append(new)
+                if len(done) == calls:
+                    raise KeyboardInterrupt
+                os.rename(old, new)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(files.os, "replace", replace)
-            with pytest.raises(KeyboardInterrupt):
-                write(f"2{calls}")
+            with monkeypatch.context() as patch:
+                patch.setattr(files.os, "replace", replace)
+                with pytest.raises(KeyboardInterrupt):
+                    write(f"2{calls}{again}")
         write(f"3{calls}")
         assert [(tmp_path / "out" / name).read_text() for name in "abc"] == [f"3{calls}{name}" for name in "abc"]
 

@@ -121,6 +121,21 @@ def test_types_whose_scores_would_be_mixed_are_refused(type_, reason):
         check_types([type_])
 
 
+@pytest.mark.parametrize(
+    ("type_", "reason"),
+    [
+        ("all", "tables of scores have a row `all` for all types together"),
+        ("strict", "strict scores are logged as `val/strict/f1`, as F1 of such a type would be"),
+        ("(none)", "tables of errors have a row `(none)` for what is missed or spurious"),
+        ("-", "seqeval's strict mode drops a `-` at the ends of a type, so that scores of several would be mixed"),
+    ],
+)
+def test_the_reason_is_told(type_, reason):
+    with pytest.raises(ValueError, match="Expected types") as caught:
+        check_types([type_])
+    assert str(caught.value) == f"Expected types that scores can name, but got {type_!r}: {reason}; rename the type"
+
+
 def test_seqeval_takes_the_refused_types_for_one():
     tags = [["B--", "O"], ["B---", "O"], ["B-PER-", "O"]]
     assert [entity.tag for row in Entities(tags, IOB2).entities for entity in row] == ["_", "_", "PER"]

@@ -151,7 +151,9 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _sites() -> list[Path]:
-    return [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    """Where packages are: of this environment, of the user, of the system, of another environment on the path."""
+    here = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    return [*here, *(Path(place) for place in sys.path if Path(place).name in ("site-packages", "dist-packages"))]
 
 
 def _within(file: str | Path, folder: Path) -> bool:

@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "benchmark": ("mner.cli.evaluation:benchmark_command", "train configs with several seeds and compare them"),
     "features": ("mner.preprocessing.features:features", "image features of a folder, stored once"),
     "caption": ("mner.preprocessing.captions:caption", "captions of a folder of images"),
+    "objects": ("mner.preprocessing.objects:objects", "names of the objects in a folder of images"),
+    "ocr": ("mner.preprocessing.ocr:ocr", "the text that is written in a folder of images"),
     "vocabulary": ("mner.encoders.vocabulary_folder:vocabulary", "make a word-level text encoder from word vectors"),
     "data stats": ("mner.data.statistics:stats", "posts, words, entities of a data set in numbers"),
     "data verify": ("mner.data.verify:verify_command", "is a folder of posts fit for training?"),

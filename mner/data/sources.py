@@ -203,13 +203,27 @@ def with_context(posts: list[Example], sources: Mapping[str, Texts], split: str)
     """
     found, without = attach(posts, sources)
     for name, count in without.items():
-        if count == len(posts):
-            raise DataNotFoundError(
-                f"Context {name} has a text for none of the {count} {split} posts; check its ids"
-            )
-        if count:
-            log.warning("%s: %d of %d posts have no text in %s", split, count, len(posts), name)
+        report_coverage(f"Context {name}", "text", count, len(posts), split)
     return found
+
+
+def report_coverage(source: str, what: str, without: int, posts: int, split: str) -> None:
+    """A word about the posts for which a file has nothing.
+
+    Args:
+        source: What the file is called.
+        what: What it has of a post.
+        without: Posts of which it has none.
+        posts: All posts.
+        split: Name of the split.
+
+    Raises:
+        DataNotFoundError: If it has something of no post: then its ids are others, or it is another file.
+    """
+    if posts and without == posts:
+        raise DataNotFoundError(f"{source} has a {what} for none of the {posts} {split} posts; check its ids")
+    if without:
+        log.warning("%s: %d of %d posts have no %s in %s", split, without, posts, what, source)
 
 
 def read_source(pattern: str, root: Path) -> Texts:

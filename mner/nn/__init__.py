@@ -1,12 +1,13 @@
 """Layers and losses without Lightning: the CRF, attention, means over real entries, objectives, label distributions."""
 
-from mner.nn.attention import AdditiveAttention, Attention
+from mner.nn.attention import AdditiveAttention, Attention, CrossModalLayer
 from mner.nn.attention_maps import AttentionMaps, capture_attention, region_map
 from mner.nn.crf import CRF
 from mner.nn.masking import first_pieces, masked_mean, masked_softmax
 from mner.nn.objectives import (
     divergence,
     info_nce,
+    only_context,
     reverse_gradient,
     soft_label_loss,
     straight_through,
@@ -23,6 +24,7 @@ __all__ = [
     "Attention",
     "AttentionMaps",
     "BiLSTM",
+    "CrossModalLayer",
     "capture_attention",
     "decode_posteriors",
     "divergence",
@@ -32,6 +34,7 @@ __all__ = [
     "masked_mean",
     "masked_softmax",
     "mix",
+    "only_context",
     "region_map",
     "reverse_gradient",
     "soft_label_loss",

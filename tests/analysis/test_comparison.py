@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from seqeval.metrics import precision_score, recall_score
 
 from mner.analysis import compare, holm, paired_t, score
 from mner.analysis.alignment import NotComparableError, align
@@ -33,6 +34,55 @@ def test_better_system_is_found_better():
     assert np.isnan(row["p_seeds"])
     assert found.scores.loc["good", "f1"] == pytest.approx(f1(good))
     assert any("Seeds were not taken into account" in note for note in found.notes)
+
+
+def test_scores_are_means_of_seqevals():
+    runs = [random_posts(30, seed=1, noise=noise) for noise in (0.2, 0.4)]
+    by_seqeval = [
+        [of([list(p.gold) for p in posts], [list(p.pred) for p in posts]) for of in (precision_score, recall_score)]
+        for posts in runs
+    ]
+    scores = compare({"one": [run(posts) for posts in runs], "two": run(runs[0])}, resamples=20).scores
+    assert scores.loc["one", ["precision", "recall"]].tolist() == pytest.approx(np.mean(by_seqeval, axis=0))
+    assert scores.loc["two", ["precision", "recall"]].tolist() == pytest.approx(by_seqeval[0])
+    assert scores["runs"].tolist() == [2, 1]
+    assert np.isnan(scores.loc["two", "sd"])
+
+
+def test_names_of_the_numbers():
+    """Tables, pages and scripts of users go by them (docs/statistics.md)."""
+    found = compare({name: run(random_posts(10, seed=1)) for name in "ab"}, resamples=10)
+    assert list(found.scores) == ["runs", "precision", "recall", "f1", "sd", "low", "high"]
+    verdict = ["difference", "low", "high", "p", "df", "se_posts", "se_seeds", "posts"]
+    assert list(found.tests) == [
+        *verdict, "p_randomisation", "t_seeds", "p_seeds", "dz_seeds", "seeds", "p_holm", "p_randomisation_holm",
+        "p_seeds_holm",
+    ]  # fmt: skip
+    assert list(found.post_means) == [
+        "post_f1_difference", "t_posts", "p_posts", "dz_posts", "posts", "p_posts_holm"
+    ]  # fmt: skip
+
+
+def test_nothing_predicted_is_no_division_by_nothing():
+    posts = random_posts(10, seed=1, noise=0.2)
+    nothing = [replace(p, pred=("O",) * len(p.words), entities=()) for p in posts]
+    scores = compare({"nothing": run(nothing), "some": run(posts)}, resamples=20).scores
+    assert scores.loc["nothing", ["precision", "recall", "f1"]].tolist() == [0, 0, 0]
+
+
+def test_what_the_notes_say_of_single_runs():
+    one = [run(random_posts(20, seed=n), n) for n in (1, 2)]
+    found = compare({"one": one, "two": run(random_posts(20, seed=3))}, resamples=20)
+    sd = 100 * found.scores.loc["one", "sd"]
+    assert found.notes[0] == (
+        "Seeds of two were not taken into account: there is one run. For pairs with it, intervals and p hold for this "
+        "very training and are too sure where the system is meant: another seed of it may move F1 as seeds move the "
+        f"others (standard deviation in points: one {sd:.2f})."
+    )
+    assert found.notes[1] == (
+        "The systems have different numbers of runs (one 2, two 1). The verdict reckons with that; the randomisation "
+        "test takes two systems as exchangeable, and is only a guide for averages over unlike numbers of runs."
+    )
 
 
 def test_pairs_baseline_and_holm():

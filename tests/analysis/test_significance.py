@@ -1,4 +1,5 @@
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,14 +40,23 @@ def test_paired_t_equals_scipy():
     assert found.difference == pytest.approx((two - one).mean())
 
 
+def test_paired_t_takes_any_numbers():
+    one, two = np.array([5, 6, 9], np.uint8), np.array([4, 7, 3], np.uint8)
+    assert paired_t(one, two) == paired_t([5.0, 6.0, 9.0], [4.0, 7.0, 3.0])
+    assert paired_t([False, True, True], [True, True, False]).difference == 0
+
+
 def test_paired_t_at_its_edges():
     same = paired_t([0.5, 0.6], [0.5, 0.6])
-    assert (same.p, same.dz, same.difference) == (1, 0, 0)
-    constant = paired_t([0.0, 1.0], [0.25, 1.25])
-    assert constant.p == 0
-    assert np.isposinf(constant.dz)
-    assert np.isnan(paired_t([0.5], [0.6]).p)
-    assert np.isnan(paired_t([], []).difference)
+    assert same == (0, 0, 0, 0, 1, 0, 2)  # nothing differs: no difference, for certain
+    assert paired_t([0.0, 1.0], [0.25, 1.25]) == (0.25, 0.25, 0.25, np.inf, 0, np.inf, 2)
+    assert paired_t([0.25, 1.25], [0.0, 1.0]) == (-0.25, -0.25, -0.25, -np.inf, 0, -np.inf, 2)
+    one = paired_t([0.5], [0.75])
+    assert (one.difference, one.pairs) == (0.25, 1)
+    assert np.isnan([one.low, one.high, one.t, one.p, one.dz]).all()
+    none = paired_t([], [])
+    assert none.pairs == 0
+    assert np.isnan(none[:-1]).all()
     with pytest.raises(ValueError, match="paired"):
         paired_t([0.5], [0.6, 0.7])
 
@@ -96,6 +106,15 @@ def test_randomisation_equals_scipys_permutation_test():
     assert randomisation_test(one, two, f1_of).p == pytest.approx(reference.pvalue)
 
 
+def test_swaps_are_drawn_by_the_seed():
+    rng = np.random.default_rng(1)
+    one, two = counts_of(rng, 40, 0.7), counts_of(rng, 40, 0.6)
+    p = [randomisation_test(one, two, f1_of, 500, seed).p for seed in (0, 0, 1, 2, 3)]
+    assert p[0] == p[1]
+    assert len(set(p)) > 1
+    assert randomisation_test(one, two, f1_of, 500).p == p[0]
+
+
 def test_systems_that_agree_are_not_different():
     one = counts_of(np.random.default_rng(0), 10)
     assert randomisation_test(one, one.copy(), f1_of) == (0.0, 1.0, True)
@@ -125,6 +144,36 @@ def test_bootstrap_interval_equals_scipys(method):
     # Two independent draws: the ends differ by their Monte Carlo error only.
     width = reference.high - reference.low
     assert (low, high) == pytest.approx((reference.low, reference.high), abs=0.06 * width)
+
+
+@pytest.mark.parametrize("quality", [0.5, 0.95])
+def test_corrected_interval_is_scipys_on_the_same_samples(quality):
+    # F1 of 15 posts is skew, so that both corrections matter.
+    counts = counts_of(np.random.default_rng(8), 15, quality)
+    drawn = bootstrap_distribution(counts, f1_of, 3000, seed=2)
+
+    def statistic(index, axis):
+        return f1_of(counts[index.astype(int)].sum(axis=-2))
+
+    reference = stats.bootstrap(
+        (np.arange(15.0),),
+        statistic,
+        confidence_level=0.9,
+        method="BCa",
+        n_resamples=0,
+        bootstrap_result=SimpleNamespace(bootstrap_distribution=drawn),
+        vectorized=True,
+    ).confidence_interval
+    found = bootstrap_interval(counts, f1_of, 0.9, 3000, seed=2)
+    assert found == pytest.approx((reference.low, reference.high), rel=1e-9)
+
+
+def test_percentiles_of_several_numbers_are_those_of_each():
+    counts = counts_of(np.random.default_rng(9), 30)
+    low, high = bootstrap_interval(counts, lambda totals: totals[..., :2], 0.8, 500, "percentile", seed=3)
+    drawn = bootstrap_distribution(counts, lambda totals: totals, 500, seed=3)
+    for number in (0, 1):
+        assert (low[number], high[number]) == pytest.approx(tuple(np.percentile(drawn[:, number], [10, 90])))
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
@@ -157,6 +206,17 @@ def test_bootstrap_at_its_edges():
     assert (low, high) == pytest.approx((2 / 3, 2 / 3))
     with pytest.raises(ValueError, match="one number"):
         bootstrap_interval(np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1]]), lambda totals: totals, method="bca")
+
+
+@pytest.mark.parametrize("beyond", [1, -1])
+def test_samples_all_on_one_side_have_no_correction(beyond):
+    """Where every sample is above (or below) the number seen, its bias cannot be told: percentiles are taken."""
+    counts = counts_of(np.random.default_rng(0), 8)
+    seen = float(f1_of(counts.sum(axis=0)))
+    drawn = {seed: bootstrap_distribution(counts, f1_of, 2, seed) for seed in range(200)}
+    seed = next(seed for seed, both in drawn.items() if (beyond * both > beyond * seen).all() and both[0] != both[1])
+    found = bootstrap_interval(counts, f1_of, 0.9, 2, "bca", seed)
+    assert found == pytest.approx(tuple(np.percentile(drawn[seed], [5, 95])))
 
 
 def test_large_inputs_are_done_in_blocks():

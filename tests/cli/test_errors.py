@@ -257,6 +257,22 @@ def test_whose_fault():
     assert not hasattr(caught.value, "__notes__")
 
 
+def test_packages_may_lie_outside_the_environment(tmp_path, monkeypatch):
+    """`pip install --user`, the system's packages in a virtual environment, Debian's dist-packages."""
+    place = tmp_path / "dist-packages"
+    (place / "jsonargparse").mkdir(parents=True)
+    code = "def wrap():\n    raise ValueError('types') from ValueError('a wrong size')\n"
+    (place / "jsonargparse" / "wrapping.py").write_text(code, encoding="utf-8")
+    found = {}
+    exec(compile(code, str(place / "jsonargparse" / "wrapping.py"), "exec"), found)
+    with pytest.raises(ValueError, match="types") as caught:
+        found["wrap"]()
+    caught.value.__cause__ = DataFormatError("posts.txt", 3, "two columns", "one")
+    assert explain(caught.value) is None, "a user's own code"
+    monkeypatch.syspath_prepend(place)
+    assert explain(caught.value) == str(caught.value.__cause__)
+
+
 # What was mistyped
 
 SAMPLE = ("--data", "SampleDataModule")

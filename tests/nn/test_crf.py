@@ -395,7 +395,7 @@ def test_real_tags_that_are_no_label_are_refused(tag):
     ("emissions", "tags", "mask", "message"),
     [
         ((2, 3, 4), (2, 3), None, r"shape \(batch, words, 5\), but got \(2, 3, 4\)"),
-        ((2, 3), (2, 3), None, "`emissions`"),
+        ((2, 3), (2, 3), None, r"^Expected argument `emissions` to have shape \(batch, words, 5\), but got \(2, 3\)$"),
         ((2, 3, 5), (2, 4), None, r"`tags` to be integers of shape \(2, 3\)"),
         ((2, 3, 5), (2, 3), (3, 2), r"`mask` to have shape \(2, 3\)"),
     ],
@@ -579,8 +579,11 @@ def test_bad_spans(entities, message):
 
 
 def test_spans_need_labels():
-    with pytest.raises(ValueError, match="Construct it with `labels="):
+    with pytest.raises(ValueError, match="Expected a CRF") as caught:
         random_crf(5).span_probabilities(torch.zeros(1, 1, 5), None, [[]])
+    assert str(caught.value) == (
+        "Expected a CRF that knows its labels, but got none. Construct it with `labels=[...]`."
+    )
 
 
 def test_constraints_do_not_touch_the_loss():

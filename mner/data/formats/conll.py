@@ -16,7 +16,7 @@ from mner.data.formats.lines import Source, shown
 from mner.data.formats.records import Notes, Reading, Record
 from mner.data.formats.schemes import Scheme, SchemeOf, from_iob2, split_any_tag
 from mner.errors import DataFormatError
-from mner.files import whole
+from mner.files import in_folder
 from mner.labels import repair
 
 CONLL_SUFFIXES = (".txt", ".conll")
@@ -145,7 +145,10 @@ def write_conll(path: str | PathLike[str], examples: Iterable[Example], scheme: 
 
     Posts without images, all of them, have their ids in comments, `# id = 7`.
 
+    `.mner.json` in the folder keeps what was written there, which alone is replaced.
+
     Raises:
+        DataFormatError: If there is a file that mner did not write, or that somebody changed since.
         ValueError: If a post cannot be expressed: no tags, an image id that is not its id, several images, no image
             where others have one, a tab or line break in it.
     """
@@ -180,7 +183,7 @@ def write_conll(path: str | PathLike[str], examples: Iterable[Example], scheme: 
         rows = zip(post.words, tags, strict=True)
         head = f"# id = {name}\n" if bare else f"{IMGID}{name}\n"
         blocks.append("".join([head, *(f"{word}\t{tag}\n" for word, tag in rows)]))
-    with whole(path) as file:
+    with in_folder(path) as file:
         file.write("\n".join(blocks).encode())
 
 

@@ -14,7 +14,7 @@ from mner.data.formats.lines import Source, UniqueIds, json_object, string_list,
 from mner.data.formats.records import Notes, Reading, Record
 from mner.data.formats.schemes import SchemeOf
 from mner.errors import DataFormatError
-from mner.files import whole
+from mner.files import in_folder
 
 JSON_SUFFIXES = (".jsonl", ".json")
 
@@ -77,8 +77,14 @@ def read_json_lines(source: Source, reading: Reading, notes: Notes) -> list[Reco
 
 
 def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
-    """Write posts so that `read_jsonl` gives them back. Context is not written."""
-    with whole(path) as file:
+    """Write posts so that `read_jsonl` gives them back. Context is not written.
+
+    `.mner.json` in the folder keeps what was written there, which alone is replaced.
+
+    Raises:
+        DataFormatError: If there is a file that mner did not write, or that somebody changed since.
+    """
+    with in_folder(path) as file:
         for example in examples:
             record: dict[str, Any] = {"id": example.id, "image_id": example.image_id, "tokens": example.words}
             if example.more_images:

@@ -27,6 +27,7 @@ class Batch(TypedDict, total=False):
     region_scores: Tensor  # (b, r) float32; zeros where there is no region
     region_group: Tensor  # (b, r) int64, which of a post's images or crops; 0 where there is no region
     object_names: list[list[str]]  # of the regions, in their order, or of a text; r or more, "" where none is
+    context_ids: Tensor  # (b, t) int64, whose text a piece is of: 1 for the first source, 0 where it is of none
     relation: Tensor  # (b,) float32 in 0..1, NaN where it is not known
     characters: Tensor  # (b, w, c) of `words`; absent where the model makes them itself
     windows: list[int]  # rows of each post, where posts longer than the encoder take several; absent where none does

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -31,6 +32,7 @@ from mner.errors import BusyError, DataFormatError, MNERError
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+log = logging.getLogger(__name__)
 TINY = "tiny"
 STANDARD = "-"
 """Standard input or output, in place of a file."""
@@ -80,7 +82,7 @@ def whole(path: Place) -> Iterator[BinaryIO]:
             yield stream
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f".mner-{uuid.uuid4().hex}.new")  # a name of its own: others may write here too
+    new = target.with_name(f"{_DRAFT[0]}{uuid.uuid4().hex}{_DRAFT[1]}")  # its own name: others may write here too
     try:
         with new.open("xb") as stream:
             yield stream
@@ -88,6 +90,14 @@ def whole(path: Place) -> Iterator[BinaryIO]:
         os.replace(new, target)
     finally:
         new.unlink(missing_ok=True)
+
+
+_DRAFT = (".mner-", ".new")
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file is what `whole` had begun when the process was killed."""
+    return name.startswith(_DRAFT[0]) and name.endswith(_DRAFT[1])
 
 
 def write_text(path: Place, text: str, mark: str, inputs: Iterable[Place] = ()) -> None:
@@ -194,11 +204,15 @@ def lock(file: Path, what: object | None = None) -> BaseFileLock:
     from filelock import FileLock, Timeout
 
     held = FileLock(str(file), thread_local=False)
+    found = f"Another process is writing to {what or file.parent}"
     try:
-        held.acquire(timeout=WAIT, poll_interval=0.1)
+        held.acquire(timeout=0)
     except Timeout:
-        found = f"Another process is writing to {what or file.parent}"
-        raise BusyError(f"{found}; wait for it, or name another place") from None
+        log.warning("%s; waiting up to %g seconds for its end", found, WAIT)
+        try:
+            held.acquire(timeout=WAIT, poll_interval=0.1)
+        except Timeout:
+            raise BusyError(f"{found}; wait for it, or name another place") from None
     return held
 
 
@@ -237,10 +251,30 @@ def output_folder(out: Place, check: Callable[[Path], object] = lambda place: No
         held.release()
 
 
+@contextmanager
+def in_folder(path: Place) -> Iterator[BinaryIO]:
+    """A file to write to, of a format that cannot say who made it: it takes its place as `output_folder` puts it there.
+
+    A device or a pipe is written to as it is.
+
+    Raises:
+        DataFormatError: If there is a file that mner did not write, or that somebody changed since.
+        BusyError: If another process is writing in its folder.
+    """
+    target = Path(path)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        with whole(target) as stream:
+            yield stream
+        return
+    with output_folder(target.parent) as place, (place / target.name).open("xb") as stream:
+        yield stream
+
+
 def _publish(draft: Path, place: Path) -> None:
     names = sorted(file.relative_to(draft).as_posix() for file in draft.rglob("*") if file.is_file())
-    register = read_json(place / REGISTER)
-    known: dict[str, list[str]] = register.get("files") or {}
+    noted = read_json(place / REGISTER).get("files")
+    listed = noted.items() if isinstance(noted, dict) else ()  # somebody may have changed the register too
+    known: dict[str, list[str]] = {name: was for name, was in listed if isinstance(was, list)}
     for name in names:
         target, was = place / name, known.get(name, [])
         if os.path.lexists(target) and (target.is_dir() or digest(target) not in was):
@@ -249,8 +283,9 @@ def _publish(draft: Path, place: Path) -> None:
     for name in names:
         with (draft / name).open("rb+") as stream:
             os.fsync(stream.fileno())
-        # Both checksums, until the next time: a kill may come before the file is in its place.
-        known[name] = list(dict.fromkeys([digest(draft / name), *known.get(name, [])[:1]]))
+        # Both checksums, until the next time: a kill may come before the file is in its place, more than once.
+        here = [digest(place / name)] if (place / name).is_file() else []
+        known[name] = list(dict.fromkeys([digest(draft / name), *here]))
     write_json(place / REGISTER, {"mner": mner.__version__, "files": known})
     for name in names:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -261,6 +296,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file of ours; empty if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):  # brackets by the thousand
         return {}
     return found if isinstance(found, dict) else {}

@@ -86,15 +86,16 @@ class Growing:
         self._facts = facts
         full = _full(paths)
         if full:
-            was = read_json(self._sidecar)
-            if "facts" not in was:
+            noted = read_json(self._sidecar)
+            was, begins = noted.get("facts"), noted.get("begins")
+            if not isinstance(was, dict) or not isinstance(begins, dict):
                 raise foreign(full[0])
-            differing = [name for name in {**was["facts"], **facts} if was["facts"].get(name) != facts.get(name)]
+            differing = [name for name in {**was, **facts} if was.get(name) != facts.get(name)]
             if differing:
-                told = "; ".join(f"{name} {was['facts'].get(name)!r}, now {facts.get(name)!r}" for name in differing)
+                told = "; ".join(f"{name} {was.get(name)!r}, now {facts.get(name)!r}" for name in differing)
                 expected = "the same input, model and options as before"
                 raise DataFormatError(full[0], None, f"an output made otherwise ({told})", expected, _ANOTHER)
-            self._begins = was["begins"]
+            self._begins = {name: head for name, head in begins.items() if _is_hex(head)}
         for path in full:
             with path.open("rb") as stream:
                 head, noted = stream.read(_HEAD), bytes.fromhex(self._begins.get(path.name, ""))
@@ -109,6 +110,10 @@ class Growing:
 
 def _full(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.exists() and path.stat().st_size]
+
+
+def _is_hex(text: object) -> bool:
+    return isinstance(text, str) and len(text) % 2 == 0 and not text.strip("0123456789abcdef")
 
 
 _HEAD = 80

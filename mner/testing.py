@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 
 from mner.data.sample.batches import NO_ENTITY, NO_IMAGE, ONE_WORD, Fields, Images, SampleBatches, padded, rearranged
 from mner.fusion import FusionModule, capture_attention
-from mner.fusion.transformer_attention import SingleStream
 
 
 class FusionCheckError(AssertionError):
@@ -42,7 +41,7 @@ def check_fusion(cls: type[FusionModule], **options: Any) -> None:
     nothing stands at 0 any more. It gets stored regions (random numbers), or drawn images if `image_encoder` is given.
     Class attributes that are read, where there are any:
 
-    - `needs`: inputs beyond regions (boxes, scores, object_names, relation, groups), which are then made up too.
+    - `needs`: inputs beyond regions, of those in `mner.data.inputs`, which are then made up too.
     - `region_order_matters`: True spares the strategy the check of the regions' order.
     - `refuses_compile`: why `torch.compile` cannot trace it; printed in place of that check.
 
@@ -244,7 +243,8 @@ def _attention_maps(subject: _Subject) -> Iterator[str]:
             continue
         queries = words if weights.shape[1] == words.shape[1] else words.new_ones(weights.shape[:2])
         rows = weights[queries & regions.any(1)[:, None]]  # not every post has a region
-        sums, least = rows.sum(-1), 0.0 if isinstance(parts.get(name), SingleStream) else 0.999  # the rest is on pieces
+        is_part = hasattr(parts.get(name), "regions_follow_pieces")  # the rest is on pieces
+        sums, least = rows.sum(-1), 0.0 if is_part else 0.999
         if not ((sums > least) & (sums < 1.001)).all() or rows.min() < 0:
             yield f"{name} has weights that sum to {sums.min():.3g} … {sums.max():.3g}; expected 1"
         if weights.masked_fill(regions[:, None], 0.0).any():

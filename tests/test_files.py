@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -177,6 +178,49 @@ def test_a_killed_holder_does_not_block(tmp_path):
     lock(tmp_path / "lock").release()
 
 
+def hold_and_let_go(path, told, let_go):
+    held = lock(path)
+    told.set()
+    let_go.wait()
+    held.release()
+
+
+def test_a_lock_that_is_let_go_meanwhile_is_taken(tmp_path, monkeypatch):
+    """A worker of a killed run holds its lock until it notices."""
+    monkeypatch.setattr(files, "WAIT", 60)
+    told, let_go = threading.Event(), threading.Event()
+    other = threading.Thread(target=hold_and_let_go, args=(tmp_path / "lock", told, let_go), daemon=True)
+    other.start()
+    told.wait()
+    said = []
+    monkeypatch.setattr(files.log, "warning", lambda *args: (said.append(args[0] % args[1:]), let_go.set()))
+    lock(tmp_path / "lock", "the report").release()  # asks, is told to wait, and gets it
+    other.join()
+    assert said == ["Another process is writing to the report; waiting up to 60 seconds for its end"]
+
+
+@pytest.mark.parametrize("register", ["[" * 100_000, "[]", '{"files": 3}', '{"files": {"a": 3}}'])
+def test_a_damaged_register_protects_the_files(tmp_path, register):
+    with output_folder(tmp_path) as place:
+        (place / "a").write_text("1")
+    (tmp_path / files.REGISTER).write_text(register)
+    with pytest.raises(DataFormatError, match=r"mner did not write|somebody changed"), output_folder(tmp_path) as place:
+        (place / "a").write_text("2")
+    assert (tmp_path / "a").read_text() == "1"
+
+
+@pytest.mark.parametrize("sidecar", ["[" * 100_000, "3", '{"facts": 3}', '{"facts": {}}', '{"begins": {"out": "zz"}}'])
+def test_a_damaged_sidecar_protects_the_output(tmp_path, sidecar):
+    path = tmp_path / "out"
+    grow(path, b"one\n")
+    noted = json.loads((tmp_path / "out.mner.json").read_text())
+    both = {**noted, **json.loads(sidecar)} if sidecar.startswith("{") else None
+    (tmp_path / "out.mner.json").write_text(json.dumps(both) if both else sidecar)
+    with pytest.raises(DataFormatError):
+        grow(path, b"two\n")
+    assert path.read_bytes() == b"one\n"
+
+
 def test_a_folder_gets_its_files_together(tmp_path):
     out = tmp_path / "report"
     with output_folder(out) as place:
@@ -289,18 +333,19 @@ def test_a_folder_killed_between_its_files_can_be_written_again(tmp_path, monkey
 
     write("1")
     for calls in range(1, 5):  # the register, then each file
-        done = []
+        for again in range(2):  # and a second time, where the first left it
+            done = []
 
-        def replace(old, new, calls=calls, done=done):
-            done.append(new)
-            if len(done) == calls:
-                raise KeyboardInterrupt
-            os.rename(old, new)
+            def replace(old, new, calls=calls, done=done):
+                done.append(new)
+                if len(done) == calls:
+                    raise KeyboardInterrupt
+                os.rename(old, new)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(files.os, "replace", replace)
-            with pytest.raises(KeyboardInterrupt):
-                write(f"2{calls}")
+            with monkeypatch.context() as patch:
+                patch.setattr(files.os, "replace", replace)
+                with pytest.raises(KeyboardInterrupt):
+                    write(f"2{calls}{again}")
         write(f"3{calls}")
         assert [(tmp_path / "out" / name).read_text() for name in "abc"] == [f"3{calls}{name}" for name in "abc"]
 

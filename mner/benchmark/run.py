@@ -17,7 +17,8 @@ from typing import Any
 
 from mner.benchmark.plan import BenchmarkError, Job
 from mner.data.examples import Split
-from mner.files import lock, write_json
+from mner.errors import DataFormatError
+from mner.files import is_draft, lock, write_json
 from mner.runtime import hardware, versions
 
 RECORD = "run.json"
@@ -37,7 +38,7 @@ def recorded(job: Job, out: Path) -> dict[str, Any] | None:
     for name in (RECORD, "begun.json"):
         path = folder / name
         if path.is_file():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found = _read_record(path)
             if found["digest"] != job.digest:
                 raise BenchmarkError(
                     f"{folder} holds a run with another config, overrides or split than asked for now. "
@@ -46,9 +47,19 @@ def recorded(job: Job, out: Path) -> dict[str, Any] | None:
             if name == RECORD:
                 return found
             return None
-    if folder.is_dir() and any(not entry.name.endswith(".new") for entry in folder.iterdir()):
+    if folder.is_dir() and any(not is_draft(entry.name) for entry in folder.iterdir()):
         raise BenchmarkError(f"{folder} holds files that no benchmark wrote. Choose another --out, or move them away")
     return None
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _ = found["digest"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        advice = f"Remove the folder {path.parent} to do the run again."
+        raise DataFormatError(path, None, f"something else ({error!r})", "what a benchmark noted", advice) from None
+    return found
 
 
 def execute(job: Job, out: Path, split: Split, run: Command, keep_checkpoints: bool = False) -> bool:

@@ -19,7 +19,9 @@ from mner.cli.errors import Stopped
 from mner.cli.training_parser import TrainingParser, without_pipes
 from mner.data.datamodules import huggingface, posts, sample, snapchat, twitter  # noqa: F401  # so that short names find them
 from mner.data.datamodules.base import MNERDataModule
-from mner.errors import CheckpointError
+from mner.data.datamodules.joint import parts_of
+from mner.errors import CheckpointError, DataFormatError
+from mner.files import refuse_foreign, write_text
 from mner.fusion import FusionModule
 from mner.runtime import slow_bfloat16
 from mner.training import techniques  # noqa: F401  # so that short names find them
@@ -29,18 +31,41 @@ from mner.training.old_names import renamed
 from mner.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+MARK = "# Written by mner fit, and by the next one\n"
+"""What configs of ours begin with."""
 NO_FILES = ("best", "last", "hpc", "registry")
 """What `ckpt_path` may be that names no file."""
 
 
 class SaveConfigOfFit(SaveConfigCallback):
-    """Saves the config beside the checkpoints when a run is trained; a later `test` must not write over it."""
+    """Saves the config beside the checkpoints when a run is trained; a later `test` must not write over it.
+
+    Without a logger the folder is the current one, where a `config.yaml` of the user's may lie, perhaps the very one
+    that the run was started with: then it is saved as `config.mner.yaml`.
+    """
+
+    saved: Path | None = None
+    """Where it is."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Save it, if this is a training run."""
         if stage == "fit":
-            self.save_to_log_dir = trainer.log_dir is not None  # a logger that writes to a server has no folder here
+            self._folder = trainer.log_dir  # asks all processes; a logger that writes to a server has none here
+            self.save_to_log_dir = False
             super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Write it; Lightning calls this in one process."""
+        if self._folder is None:
+            return
+        text = MARK + self.parser.dump(self.config, skip_none=False)
+        place = Path(self._folder) / "config.yaml"
+        try:
+            refuse_foreign(place, MARK)
+        except DataFormatError:
+            place = place.with_name("config.mner.yaml")
+        write_text(place, text, MARK)
+        self.saved = place
 
 
 class MNERCLI(LightningCLI):
@@ -114,8 +139,9 @@ class MNERCLI(LightningCLI):
                 self.trainer.precision,
             )
         described = {} if self.checkpoint is None else self.checkpoint[KEY].get("data", {})
-        if described.get("tokenizer") and isinstance(self.datamodule, MNERDataModule):
-            self.datamodule.use_tokenizer(described["tokenizer"])
+        if described.get("tokenizer"):
+            for data in parts_of(self.datamodule, self.model).values():
+                data.use_tokenizer(described["tokenizer"])
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Ctrl-C, which Lightning turns into an exit and is then deaf to, ends the run with what it can go on with."""
@@ -132,9 +158,13 @@ class MNERCLI(LightningCLI):
         last = Path(getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none")
         if not last.is_file():
             return "no epoch was finished, so there is no checkpoint to go on from"
-        config = last.parent.parent / "config.yaml"
-        given = f"--config {config}" if config.is_file() else "with the same options"
+        config = self._saved_config()
+        given = "with the same options" if config is None else f"--config {config}"
         return f"mner fit {given} --ckpt_path {last} goes on"
+
+    def _saved_config(self) -> Path | None:
+        saved = [one.saved for one in self.trainer.callbacks if isinstance(one, SaveConfigOfFit)]
+        return next((path for path in saved if path is not None and path.is_file()), None)
 
     def after_fit(self) -> None:
         """Say what came out and where it is."""
@@ -156,11 +186,11 @@ class MNERCLI(LightningCLI):
                 print(f"The last one: {best.last_model_path}")
             return
         print(f"Checkpoint: {best.best_model_path}")
-        data = self.datamodule
-        if isinstance(data, MNERDataModule):
-            print("Data fingerprints: " + ", ".join(f"{name} {value}" for name, value in data.fingerprints.items()))
-        config = Path(best.best_model_path).parent.parent / "config.yaml"
-        if config.is_file():
+        for name, data in parts_of(self.datamodule, self.model).items():
+            marks = ", ".join(f"{split} {value}" for split, value in data.fingerprints.items())
+            print(f"Data fingerprints{name and ' of '}{name}: {marks}")
+        config = self._saved_config()
+        if config is not None:
             print(f"Next: mner test --config {config} --ckpt_path {best.best_model_path}")
 
 

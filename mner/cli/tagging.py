@@ -105,6 +105,7 @@ def tag(
     words: Literal["auto", "twitter2015", "twitter2017", "treebank", "whitespace", "characters"] = "auto",
     batch_size: int = 32,
     device: str = "auto",
+    label_set: str | None = None,
 ) -> int:
     """Tag posts.
 
@@ -128,6 +129,7 @@ def tag(
         words: How text is split into words; `auto`: as the training data are.
         batch_size: Posts in a batch.
         device: `auto`, `cpu`, `cuda`, ...
+        label_set: Whose labels to tag with, of a model that was trained on several data sets; if not given, the first.
 
     Returns:
         Exit code: 0, also if there were bad posts; 1 if the reader of the output went away; 130 if interrupted.
@@ -148,6 +150,7 @@ def tag(
         raise DataNotFoundError("Expected --checkpoint, the file that `mner fit` wrote, but got none")
     chosen = _by_suffix(output) if format == "auto" else format
     options: dict[str, Any] = {"captioner": captioner, "image_weights": image_weights, "batch_size": batch_size}
+    options |= {"label_set": label_set} if label_set else {}
     with ExitStack() as stack:
         source = Path(input)
         is_file = input != STANDARD and source.is_file()
@@ -177,6 +180,7 @@ def tag(
             "image_weights": None if image_weights is None else digest(image_weights),
             "words": words,
         }
+        facts |= {"label_set": label_set} if label_set else {}
         read = files if input == STANDARD else [source, *files]
         sink = stack.enter_context(Sink(output, chosen, facts, read))
         tagger = Tagger.load(checkpoint, words=None if words == "auto" else words, device=device, **options)

@@ -11,6 +11,8 @@ from jsonargparse import get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
 from mner.cli.suggestions import Suggesting
+from mner.data.datamodules.base import MNERDataModule
+from mner.data.datamodules.joint import JointDataModule
 from mner.training.old_names import renamed
 
 _MODE = "yaml_of_any_version"
@@ -38,6 +40,15 @@ class TrainingParser(Suggesting, LightningArgumentParser):
         set_loader(_MODE, load, exceptions=(yaml.YAMLError,))
         kwargs.setdefault("parser_mode", _MODE)
         super().__init__(*args, **kwargs)
+
+    def add_lightning_class_args(
+        self, lightning_class: Any, nested_key: str, subclass_mode: bool = False, required: bool = True
+    ) -> Any:
+        """Lightning's, but where it takes one data set, several will do."""
+        if lightning_class is MNERDataModule:
+            kinds = (MNERDataModule, JointDataModule)
+            return self.add_subclass_arguments(kinds, nested_key, fail_untyped=False, required=required)
+        return super().add_lightning_class_args(lightning_class, nested_key, subclass_mode, required)
 
     def format_help(self, formatter: Any = None) -> str:
         """The help: the command's own options, model, data, and what is seldom needed last."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -156,8 +157,21 @@ class Collate:
         if "object_names" in self.needs:
             names = [list(item.get("object_names") or ()) for item in items]
             batch["object_names"] = [some + [""] * (r - len(some)) for some in names]
+        if "contexts" in self.needs:
+            batch["context_ids"] = self._sources(batch["segment_ids"], items)
         if "relation" in self.needs:
             batch["relation"] = torch.tensor([item.get("relation", float("nan")) for item in items])
+
+    @staticmethod
+    def _sources(segment_ids: Tensor, items: Sequence[Item]) -> Tensor:
+        found = segment_ids.clone()  # of one text at most, which is the first
+        for row, item in enumerate(items):
+            bounds = item.get("bounds")
+            if bounds is not None:
+                found[row] = 0
+                for number, (start, end) in enumerate(pairwise(bounds.tolist()), start=1):
+                    found[row, start:end] = number
+        return found
 
     @staticmethod
     def _regions(items: Sequence[Item], width: int) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,7 @@ class Item(TypedDict, total=False):
 
     token_ids: NDArray[np.int32]  # (t,)
     post_length: int
+    bounds: NDArray[np.int32] | None  # where the first text beside the post begins, and where each ends
     word_starts: NDArray[np.int32]  # (w,)
     tags: NDArray[np.int32] | None  # (w,)
     image: Tensor | None  # (3, s, s), or (n, 3, s, s) of a post with several; None where it is missing or broken
@@ -120,6 +121,7 @@ class MNERDataset(Dataset[Item]):
         """A row: a whole post, or one window of it; `bare` without context."""
         start, end = self._token_ends[row], self._token_ends[row + 1]
         post_length = int(self._post_lengths[row])
+        bounds = None if bare or self._bounds is None else self._bounds[row]
         word_start, word_end = self._word_ends[row], self._word_ends[row + 1]
         if is_part:
             first = self._word_ends[self._row_ends[np.searchsorted(self._row_ends, row, side="right") - 1]]
@@ -129,6 +131,7 @@ class MNERDataset(Dataset[Item]):
         return Item(
             token_ids=self._token_ids[start : start + post_length if bare else end],
             post_length=post_length,
+            bounds=bounds,
             word_starts=self._word_starts[word_start:word_end],
             tags=None if example.tags is None else self._tags[word_start:word_end],
             image=None,
@@ -159,7 +162,8 @@ class MNERDataset(Dataset[Item]):
 
     def _tokenize(self, tokenizer: PostTokenizer) -> None:
         # Flat and growing: an array object for each of a million posts would take more memory than what is in it.
-        ids, starts, post_lengths = array("i"), array("i"), array("i")
+        ids, starts, post_lengths, bounds = array("i"), array("i"), array("i"), array("i")
+        texts = max((len(example.context) for example in self.examples), default=0)
         token_ends, word_ends, row_ends = array("q", [0]), array("q", [0]), array("q", [0])
         for begin in range(0, len(self.examples), CHUNK):
             chunk = self.examples[begin : begin + CHUNK]
@@ -169,9 +173,11 @@ class MNERDataset(Dataset[Item]):
                 (text for example in chunk for text in example.context if text),
             )
             for example in chunk:
-                for pieces, word_starts, post_length, _ in encode_windows(
+                for pieces, word_starts, post_length, ends, _ in encode_windows(
                     tokenizer, example.words, example.context, known
                 ):
+                    if texts > 1:  # of one text, segments tell all
+                        bounds.extend(ends + ends[-1:] * (texts - len(example.context)))
                     ids.extend(pieces)
                     starts.extend(word_starts)
                     post_lengths.append(post_length)
@@ -179,6 +185,7 @@ class MNERDataset(Dataset[Item]):
                     word_ends.append(len(starts))
                 row_ends.append(len(post_lengths))
         self._token_ids, self._word_starts, self._post_lengths = map(_int32, (ids, starts, post_lengths))
+        self._bounds = _int32(bounds).reshape(-1, texts + 1) if texts > 1 else None
         self._token_ends, self._word_ends, self._row_ends = (
             np.frombuffer(ends, dtype=np.int64) for ends in (token_ends, word_ends, row_ends)
         )

@@ -83,7 +83,7 @@ def download(
 def fetch(
     url: str, path: Path, sha256: str, *, overwrite: bool = False, timeout: float = 30.0, attempts: int = 3
 ) -> bool:
-    """Download one file. It lies at `<path>.part` until it is complete and its checksum is right.
+    """Download one file. It lies at `<path>.mner.part` until it is complete and its checksum is right.
 
     Args:
         url: Where it is.
@@ -97,7 +97,7 @@ def fetch(
         False if the file was there already.
 
     Raises:
-        DataNotFoundError: If the server does not give the file; what came stays in `<path>.part` for the next call.
+        DataNotFoundError: If the server does not give the file; what came stays in `<path>.mner.part`.
         DataFormatError: If a file is there and differs, or what the server gives has another checksum.
         BusyError: If another process is downloading it.
     """
@@ -116,7 +116,7 @@ def _fetch(url: str, path: Path, sha256: str, overwrite: bool, timeout: float, a
         if not overwrite:
             advice = "Move it away, or give --overwrite=true to replace it."
             raise DataFormatError(path, None, f"a file with SHA-256 {found}", sha256, advice)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.mner.part")  # `.part` alone may be another program's
     resumed = _receive(url, part, timeout, attempts)
     if resumed and _sha256(part) != sha256:  # what lay there was of another file
         part.unlink()

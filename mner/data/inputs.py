@@ -9,6 +9,7 @@
     | `object_names` | `object_names`, b lists | option `object_names`, stored regions, or a context called `tags` |
     | `relation` | `relation` (b,) | option `relations`, a file |
     | `groups` | `region_group` (b, r) | which image of a post, or which crop of an image, a region is of |
+    | `contexts` | `context_ids` (b, t) | which source of the option `context` a piece is of; two sources or more |
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mner.data.examples import Example
 from mner.data.formats.context import find_text
 from mner.data.formats.images import image_key
 
-NEEDS = frozenset({"boxes", "scores", "object_names", "relation", "groups"})
+NEEDS = frozenset({"boxes", "scores", "object_names", "relation", "groups", "contexts"})
 OF_REGIONS = frozenset({"boxes", "scores", "groups"})
 """Those that have a value for each region."""
 
@@ -132,6 +133,16 @@ def split_names(text: str) -> list[str]:
     ['person', 'traffic light']
     """
     return [name for part in text.split(",") if (name := part.strip())]
+
+
+def join_names(names: Iterable[str], scores: Iterable[float], min_score: float = 0.0) -> str:
+    """The text that `split_names` reads again: each name once, in order, without those of a lower score.
+
+    >>> join_names(["person", "", "dog", "person", "tree"], [0.9, 0.8, 0.7, 0.6, 0.1], min_score=0.5)
+    'person, dog'
+    """
+    named = zip(names, scores, strict=True)
+    return ", ".join(dict.fromkeys(name for name, score in named if name and score >= min_score))
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,20 @@ def _check_needs(module: Served, data: MNERDataModule) -> None:
     if "object_names" in data.needs and data.names_from is None:
         raise DataNotFoundError(
             f"{name} needs object_names, but {source} has none: give it `features` of detected regions (`mner features "
-            "--regions torchvision --images … --out …`), or `object_names`, a file of names (which `mner features … "
-            "--names_out tags.jsonl` writes), or a context source called tags"
+            "--regions torchvision --images … --out …`), or `object_names`, a file of names (`mner objects --images … "
+            "--out tags.jsonl --model …` writes those of a detector or of an ImageNet classifier), or a context source "
+            "called tags"
         )
     if "relation" in data.needs and data.relations is None:
         raise DataNotFoundError(
             f"{name} needs relation, but {source} has no values: give it `relations`, a file with a line "
             "image_id<TAB>value for each image, 0 where it adds nothing to the text and 1 where it does"
+        )
+    if "contexts" in data.needs and len(data.context_names) < 2:
+        raise DataNotFoundError(
+            f"{name} needs contexts, texts of two sources or more, but {source} has {data.context_names or 'none'}: "
+            "give its `context` a file for each, such as captions.jsonl (`mner caption`) and tags.jsonl (`mner "
+            "features … --names_out`)"
         )
     of_regions = sorted(data.needs & OF_REGIONS)
     if of_regions and data.images is None and data.store is None:

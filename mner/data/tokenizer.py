@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mner.data.word_pieces import IDS_ALONE, pieces_as_in_text, some_piece, special_tokens, without_format_characters
+from mner.data.word_splitter import readable
 from mner.errors import CheckpointError
 from mner.files import locate
 
@@ -87,7 +88,9 @@ class PostTokenizer:
         if _needs_prefix_space(self.tokenizer):
             self.tokenizer = _load(name, add_prefix_space=True)
         declared = self.tokenizer.model_max_length
-        declared = 512 if declared > 100_000 else declared  # "no limit" is written as a huge number
+        if not isinstance(declared, (int, float)) or declared < 1:
+            raise CheckpointError(f"Expected a number of pieces that the tokeniser at {name!r} takes, got {declared!r}")
+        declared = 512 if declared > 100_000 else int(declared)  # "no limit" is written as a huge number
         self.max_length = declared if max_length is None else max_length
         self.replace_urls = replace_urls
         self._known = Known({}, {})
@@ -101,11 +104,13 @@ class PostTokenizer:
         new_words = [word for word in dict.fromkeys(words) if word not in known.words]
         for start in range(0, len(new_words), 10_000):
             chunk = new_words[start : start + 10_000]
-            known.words.update(zip(chunk, self._tokenized([self._shown(word) for word in chunk]), strict=True))
+            shown = [self._shown(word) for word in chunk]
+            known.words.update(zip(chunk, self._tokenized(shown), strict=True))
         new_texts = [text for text in dict.fromkeys(texts) if text not in known.texts]
         for start in range(0, len(new_texts), 1_000):
             chunk = new_texts[start : start + 1_000]
-            encoded = self.tokenizer(chunk, truncation=False, verbose=False, **IDS_ALONE)["input_ids"]
+            clean = [readable(text) for text in chunk]
+            encoded = self.tokenizer(clean, truncation=False, verbose=False, **IDS_ALONE)["input_ids"]
             # A text longer than the model can never be used whole: keep what can be.
             known.texts.update((text, tuple(ids[: self.max_length])) for text, ids in zip(chunk, encoded, strict=True))
         return known
@@ -130,13 +135,16 @@ class PostTokenizer:
         Raises:
             PostTooLongError: If the post has more words than fit, even with one piece each.
         """
-        ids, starts, post_length = self.encode_plain(words, context, self.learn(words, context))
+        ids, starts, post_length, _ = self.encode_plain(words, context, self.learn(words, context))
         return Pieces(np.asarray(ids, dtype=np.int32), np.asarray(starts, dtype=np.int32), post_length)
 
     def encode_plain(
         self, words: Sequence[str], context: Sequence[str], known: Known
-    ) -> tuple[list[int], list[int], int]:
+    ) -> tuple[list[int], list[int], int, list[int]]:
         """As `encode`, in lists, of words and texts that `learn` gave: for a million posts one after the other.
+
+        The fourth list says where the first text begins, and where each ends: one number more than there are texts. A
+        text ends behind its special token; one that is empty or was cut away ends where it begins.
 
         Raises:
             PostTooLongError: If the post has more words than fit, even with one piece each.
@@ -144,7 +152,7 @@ class PostTokenizer:
         if not words:
             raise ValueError("Expected a post of at least one word, but got none")
         pieces = [known.words[word] for word in words]
-        texts = [found for text in context if text and (found := known.texts[text])]
+        texts = [known.texts[text] if text else () for text in context]
         room = self.room
         ids = [*self._before, *chain.from_iterable(pieces)]
         if len(ids) - len(self._before) > room:
@@ -152,22 +160,35 @@ class PostTokenizer:
             ids = [*self._before, *chain.from_iterable(pieces)]
         starts = list(accumulate(map(len, pieces[:-1]), initial=len(self._before)))
         post_length = len(ids) + len(self._single_after)
-        if texts:
+        if any(texts):
             # Special tokens around each context text are counted before the texts are cut.
-            fixed = len(self._between) + len(self._after) * len(texts)
+            fixed = len(self._between) + len(self._after) * sum(map(bool, texts))
             texts = _cut_longest(texts, self.max_length - fixed - len(ids))
-        if texts:
-            ids += self._between
-            for text in texts:
+        ids += self._between if any(texts) else self._single_after
+        bounds = [len(ids)]
+        for text in texts:
+            if text:
                 ids += [*text, *self._after]
-        else:
-            ids += self._single_after
-        return ids, starts, post_length
+            bounds.append(len(ids))
+        return ids, starts, post_length, bounds
 
     @property
     def room(self) -> int:
         """Most words of a post: the pieces that fit beside the special tokens."""
         return self.max_length - len(self._before) - len(self._single_after)
+
+    def check_fits(self, size: int | None) -> None:
+        """Whether the pieces that every post has are among those that an encoder knows; None: nothing is known of it.
+
+        Raises:
+            CheckpointError: If they are not.
+        """
+        always = [*self._before, *self._between, *self._after, *self._single_after, *self._unknown, self.pad_id]
+        if size is not None and max(always) >= size:
+            raise CheckpointError(
+                f"The tokeniser has the special piece {max(always)}, but the encoder knows {size} pieces: they do not "
+                "belong together; give the tokeniser that the encoder was trained with"
+            )
 
     def piece_counts(self, words: Sequence[str]) -> list[int]:
         """How many pieces each word has."""
@@ -217,7 +238,7 @@ class PostTokenizer:
             self.forget()
 
     def _shown(self, word: str) -> str:
-        word = word[:MAX_WORD]
+        word = readable(word[:MAX_WORD])
         return self.replace_urls if self.replace_urls is not None and URL.fullmatch(word) else word
 
 
@@ -274,13 +295,20 @@ def _load(name: str, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False, **options)
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
+        tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False, **options)
+        tokenizer("\U0010ffff")  # one whose unknown piece is not in its vocabulary says so only then
+        return tokenizer
+    except OSError:  # not there; it says what it looked for
+        raise
+    except Exception as error:  # of a file that is damaged: what transformers and tokenizers raise shares no class
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"The tokeniser at {name!r} is a program of its own, which mner does not run; expected one of those "
+                "that transformers knows"
+            ) from error
+        said = (str(error).strip() or "no more is said").splitlines()[0]
         raise CheckpointError(
-            f"The tokeniser at {name!r} is a program of its own, which mner does not run; expected one of those that "
-            "transformers knows"
+            f"The tokeniser at {name!r} cannot be read ({type(error).__name__}: {said}); is a file of it damaged?"
         ) from error
 
 
@@ -301,10 +329,10 @@ def _shorten_words(pieces: list[tuple[int, ...]], room: int) -> list[tuple[int, 
 
 
 def _cut_longest(texts: list[tuple[int, ...]], room: int) -> list[tuple[int, ...]]:
-    """Cut the longest texts until all fit into `room`; texts without a piece left go."""
+    """Cut the longest texts until all fit into `room`; some may have no piece left."""
     if sum(map(len, texts)) <= room:
         return texts
     limit = max(map(len, texts))
     while limit > 0 and sum(min(len(text), limit) for text in texts) > room:
         limit -= 1
-    return [text[:limit] for text in texts if limit > 0]
+    return [text[: max(0, limit)] for text in texts]

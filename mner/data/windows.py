@@ -67,12 +67,14 @@ class WindowPieces(NamedTuple):
         ids: Ids of its pieces, then of the context, with special tokens.
         word_starts: Where the first pieces are of those words that it answers for; it reads the others beside them.
         post_length: How many of `ids` are not context.
+        bounds: Where the first text of the context begins, and where each ends.
         words: The words that it answers for: start and end in the post.
     """
 
     ids: list[int]
     word_starts: list[int]
     post_length: int
+    bounds: list[int]
     words: Window
 
 
@@ -98,8 +100,8 @@ def encode_windows(
     places = windows(sizes, tokenizer.room, 0.75 if any(context) else 1.0)
     found = []
     for (start, end), (begin, until) in zip(places, kept(places), strict=True):
-        ids, starts, post_length = tokenizer.encode_plain(words[start:end], context, known)
-        found.append(WindowPieces(ids, starts[begin - start : until - start], post_length, (begin, until)))
+        ids, starts, post_length, bounds = tokenizer.encode_plain(words[start:end], context, known)
+        found.append(WindowPieces(ids, starts[begin - start : until - start], post_length, bounds, (begin, until)))
     return found
 
 

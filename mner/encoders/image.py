@@ -50,7 +50,7 @@ class ImageEncoder(nn.Module):
         self.name = name
         self.frozen = frozen
         self.weights = weights
-        self.backbone: Any = _create(name, pretrained=weights == "pretrained").eval()
+        self.backbone: Any = create_timm(name, weights == "pretrained", num_classes=0).eval()
         self._config: dict[str, Any] = dict(self.backbone.pretrained_cfg)
         self.size = int(self._config.get("input_size", (3, 224, 224))[-1])
         self._channels_last = str(getattr(self.backbone, "output_fmt", "")).endswith("NHWC")
@@ -80,6 +80,30 @@ class ImageEncoder(nn.Module):
             self._try(image.shape[-1])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self._regions(self.backbone.forward_features(image))
+
+    @property
+    def blocks(self) -> list[Any]:
+        """Its blocks, first to last, where it is a vision transformer of timm's plain kind; else none."""
+        from timm.models.vision_transformer import Attention, Block
+
+        found = list(getattr(self.backbone, "blocks", ()))
+        plain = all(type(block) is Block and type(block.attn) is Attention for block in found)
+        return found if plain and not any(getattr(block.attn, "gate", None) for block in found) else []
+
+    def tokens(self, image: Tensor, blocks: int) -> Tensor:
+        """Class token and patches (b, n, f) of images (b, 3, s, s) after the first few `blocks`, not normalised.
+
+        Raises:
+            ValueError: If the model takes no images of that size.
+        """
+        if image.shape[-1] not in self._sizes:
+            self._try(image.shape[-1])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            (found,) = self.backbone.forward_intermediates(
+                image, [blocks - 1], stop_early=True, output_fmt="NLC", intermediates_only=True,
+                return_prefix_tokens=True,
+            )  # fmt: skip
+            return found if isinstance(found, Tensor) else torch.cat(found[::-1], 1)
 
     def grid(self, size: int) -> tuple[int, int]:
         """Rows and columns of the regions of images of `size` x `size` pixels."""
@@ -171,7 +195,18 @@ class _Features(nn.Module):
         return self.model.forward_features(image)
 
 
-def _create(name: str, pretrained: bool) -> Any:
+def create_timm(name: str, pretrained: bool, **options: Any) -> Any:
+    """A timm model, with errors that say what to do.
+
+    Args:
+        name: The model.
+        pretrained: With timm's own weights, downloaded once.
+        options: As `timm.create_model` takes them.
+
+    Raises:
+        ValueError: If timm knows no such model.
+        CheckpointError: If its weights cannot be had.
+    """
     import timm  # takes seconds; only needed once a model is named
 
     if ":" not in name and not timm.is_model(name):
@@ -181,7 +216,7 @@ def _create(name: str, pretrained: bool) -> Any:
             + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "; `timm.list_models()` names them")
         )
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # no network, no such file, no weights known: each library has its own errors
         if not pretrained:
             raise

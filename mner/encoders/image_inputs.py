@@ -45,3 +45,26 @@ def build_crops(described: Mapping[str, Any], detector: RegionDetector | None, w
     for key in ("mean", "std"):
         image[key] = tuple(image[key])
     return CropEncoder(PooledImage(encoder, **pyramid), ImageTransform(**image), detector)
+
+
+def weights_of(given: str) -> str | None:
+    """The argument `weights` of an encoder from a command's option: `random` is None there."""
+    return None if given == "random" else given
+
+
+def detector_weights_of(kind: str, given: str) -> str | None:
+    """The argument `weights` of a detector from a command's option.
+
+    Raises:
+        ValueError: For `pretrained`, where mner downloads nothing for that detector.
+    """
+    if kind == "random" or given == "random":
+        return None
+    if given != "pretrained":
+        return given
+    if kind == "torchvision":
+        return "COCO"
+    raise ValueError(
+        "Expected argument `weights` to be a file or 'random' for detectron2, since mner downloads none for it: "
+        "see docs/detectron2.md"
+    )

@@ -79,14 +79,14 @@ def prefixed(model: Any, keys: Layers, values: Layers, mask: Tensor) -> Iterator
     >>> torch.allclose(states, bert(ids).last_hidden_state)
     False
     """
-    attentions = _attentions(model)
-    prefixes = _prefixes(model, keys, values, mask, len(attentions))
+    modules = attentions(model)
+    prefixes = _prefixes(model, keys, values, mask, len(modules))
     if model.training and any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
         raise RuntimeError(
             "Expected a model without gradient checkpointing, which computes layers again after the block, when their "
             "prefix is gone; call `gradient_checkpointing_disable()` on it"
         )
-    chosen = [(attentions[number], prefix) for number, prefix in prefixes.items()]
+    chosen = [(modules[number], prefix) for number, prefix in prefixes.items()]
     if any(hasattr(attention, _SLOT) for attention, _ in chosen):
         raise RuntimeError(f"Expected layers without prefix, but a layer of {type(model).__name__} has one already")
     _register()
@@ -110,7 +110,12 @@ def prefixed(model: Any, keys: Layers, values: Layers, mask: Tensor) -> Iterator
         )
 
 
-def _attentions(model: Any) -> list[nn.Module]:
+def attentions(model: Any) -> list[nn.Module]:
+    """The self-attention of each layer, first to last, where a prefix would go.
+
+    Raises:
+        ValueError: If this kind of model takes no prefix; it says which do.
+    """
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
     if kind not in PREFIXED:

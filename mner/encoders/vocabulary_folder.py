@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from itertools import chain
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Literal
 
 from mner.data.formats.posts import read_posts
@@ -24,6 +22,7 @@ from mner.data.vocabulary import (
     render_coverage,
 )
 from mner.errors import DataNotFoundError
+from mner.files import output_folder
 
 MARK = "vocabulary.json"
 """The file by which a folder is known as made here; it says from what."""
@@ -34,16 +33,18 @@ _MAX_LENGTH = 512
 
 
 def write_folder(folder: str | os.PathLike[str], vocabulary: Vocabulary, made: dict[str, Any], **sizes: Any) -> Path:
-    """Write a folder that `text_encoder` can name: configuration, tokeniser and tables. All of it or nothing.
+    """Write a folder that `text_encoder` can name: configuration, tokeniser and tables.
 
     Args:
-        folder: Where; replaced if it is of this function, else there must be nothing.
+        folder: Where; its files are replaced if they are of this function, else there must be nothing.
         vocabulary: The words and their vectors.
         made: What the folder is to say of itself, plain data.
         sizes: Arguments of `WordLevelConfig`.
 
     Raises:
         FileExistsError: If something else is there.
+        DataFormatError: If somebody changed what is there.
+        BusyError: If another process is writing there.
         ValueError: If a size is out of its range.
     """
     import torch
@@ -60,20 +61,12 @@ def write_folder(folder: str | os.PathLike[str], vocabulary: Vocabulary, made: d
     table = torch.zeros(v, MAX_CHARACTERS, dtype=torch.uint8)
     spelt = characters_to_ids([vocabulary.words[len(SPECIAL) :]])[0]
     table[len(SPECIAL) :, : spelt.shape[1]] = spelt.to(torch.uint8)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    try:
-        new.chmod(0o755)
+    with output_folder(place, check=check_free) as new:
         config.save_pretrained(new)
         _tokenizer(vocabulary).save_pretrained(new)
         tables = {"embedding.weight": torch.from_numpy(vocabulary.table), "character_table": table}
         save_file(tables, new / "model.safetensors", metadata={"format": "pt"})
         (new / MARK).write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        if place.is_dir():
-            shutil.rmtree(place)
-        new.rename(place)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return place
 
 
@@ -85,7 +78,8 @@ def check_free(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+    found = (path.name for path in folder.iterdir()) if folder.is_dir() else ["a file"]
+    names = {name for name in found if not name.startswith(".mner")}
     if names and (MARK not in names or names - _FILES):
         raise FileExistsError(
             f"Expected no folder at {folder}, or one that `mner vocabulary` made, but found {sorted(names)[:4]}; "

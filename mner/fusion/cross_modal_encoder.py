@@ -109,7 +109,7 @@ class CrossModalEncoder(FusionModule):
             states,
             _additive(text[1]),
             visual_feats=self.region_projection(regions),
-            visual_pos=placed(batch, region_mask),
+            visual_pos=self.boxes(batch, region_mask),
             visual_attention_mask=_additive(region_mask),
         )
         words: Tensor = self.word_projection(first_pieces(language[-1], batch["word_starts"]))
@@ -123,24 +123,6 @@ class CrossModalEncoder(FusionModule):
     def fuse(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """The words as they are (b, w, d)."""
         return words
-
-
-def placed(batch: Batch, region_mask: Tensor) -> Tensor:
-    """Boxes (b, r, 4) of a batch's regions; one without area, such as that of `no_image`, is the whole image.
-
-    Args:
-        batch: With `region_boxes`; without, all regions are the whole image, since no post of it has one.
-        region_mask: (b, r), as `raw_regions` gives it.
-
-    >>> placed({"region_boxes": torch.tensor([[[0.0, 0.5, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]]])}, torch.ones(1, 2) > 0)
-    tensor([[[0.0000, 0.5000, 0.5000, 1.0000],
-             [0.0000, 0.0000, 1.0000, 1.0000]]])
-    """
-    whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=region_mask.device)
-    boxes = batch.get("region_boxes")
-    if boxes is None:
-        return whole.expand(*region_mask.shape, 4)
-    return torch.where(boxes.any(-1, keepdim=True), boxes, whole.to(boxes.dtype))
 
 
 def _additive(mask: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from mner.batch import Batch
 from mner.encoders.characters import CharacterEncoder, characters_to_ids
 from mner.fusion.base import FusionModule
-from mner.fusion.unified_multimodal_transformer import CrossModalLayer
-from mner.nn.attention import Attention
+from mner.nn.attention import Attention, CrossModalLayer
 from mner.nn.masking import masked_mean, masked_softmax
 
 

@@ -1,4 +1,4 @@
-"""Text and regions in one stream through the text encoder: TAM, Exp 3.1 of Chen et al. (2021)."""
+"""Text and regions in one stream through the text encoder: TAM, Exp 3.1 of Chen et al. (2021), and from a layer on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mner.batch import Batch
+from mner.encoders import steps
 from mner.encoders.visual_bert import MODEL_TYPE, visual_parameters
 from mner.fusion.base import FusionModule
 from mner.nn.masking import first_pieces
@@ -157,23 +158,106 @@ class SingleStream(nn.Module):
         return states  # (b, t + r, d)
 
 
+class LateStream(nn.Module):
+    """As `SingleStream`, but the first k layers read the text alone; regions join it for those that remain.
+
+    ::
+
+        text     = layers 1 … k (embeddings of the pieces)                                  (t, d)
+        visual_i = LayerNorm(W v_i + b)                                                     (d)
+        states   = layers k + 1 … ([text_1 … text_t ; visual_1 … visual_r])                 (t + r, d)
+        output   = states at each word's first piece                                        (w, d)
+
+    Paper: Hu et al. (2023), "Prompt me up: Unleashing the power of alignments for multimodal entity and relation
+    extraction", MM 2023, whose tagger reads text with lower layers of a BERT, the image with a ViT, and both with the
+    remaining layers. The code of its tagger was not released, nor is its pre-training here.
+
+    Chosen here: the LayerNorm, since each layer of the encoder reads what one has just made; regions have no type and
+    no position, so that their order means nothing.
+
+    Args:
+        model: The encoder that will be called, for its sizes.
+        region_width: Width f of a region.
+        start_layer: k, at least 1 and less than the encoder has layers.
+
+    Raises:
+        ValueError: If the encoder cannot be run layer by layer or is a VisualBERT, or has too few layers.
+
+    >>> from transformers import BertConfig, BertModel
+    >>> sizes = {"vocab_size": 30, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> encoder = BertModel(BertConfig(**sizes, num_hidden_layers=3))
+    >>> stream = LateStream(encoder, region_width=16, start_layer=2)
+    >>> token_ids, starts = torch.arange(12).view(2, 6), torch.arange(1, 5).expand(2, 4)
+    >>> regions, mask = torch.randn(2, 3, 16), torch.ones(2, 9, dtype=torch.bool)
+    >>> stream(encoder, token_ids, mask[:, :6], torch.zeros_like(token_ids), starts, regions, mask[:, 6:]).shape
+    torch.Size([2, 4, 8])
+    """
+
+    regions_follow_pieces: ClassVar[bool] = True  # for attention maps
+
+    def __init__(self, model: Any, region_width: int, start_layer: int) -> None:
+        super().__init__()
+        if steps.check(model) == MODEL_TYPE:
+            raise ValueError(
+                "Expected a text encoder without weights for regions where they join at `start_layer`, but got a "
+                "VisualBERT, which reads them from its first layer on; choose a BERT, or start_layer 0"
+            )
+        count = len(steps.layers(model))
+        if not 1 <= start_layer < count:
+            raise ValueError(f"Expected `start_layer` of 1 … {count - 1} for {count} layers, but got {start_layer}")
+        self.start_layer = start_layer
+        self.projection = nn.Linear(region_width, model.config.hidden_size)
+        self.norm = nn.LayerNorm(model.config.hidden_size, eps=1e-12)  # BERT's
+
+    def forward(
+        self,
+        model: Any,
+        token_ids: Tensor,
+        token_mask: Tensor,
+        segment_ids: Tensor,
+        word_starts: Tensor,
+        regions: Tensor,
+        region_mask: Tensor,
+    ) -> Tensor:
+        """Read the text, then text and regions; arguments and result are those of `SingleStream`."""
+        has_segments = getattr(model.config, "type_vocab_size", 0) > 1
+        states, mask = steps.embed(model, token_ids, token_mask, segment_ids if has_segments else None)
+        layers = steps.layers(model)
+        for layer in layers[: self.start_layer]:
+            states = layer(states, mask)
+        visual = self.norm(self.projection(regions)).to(states.dtype)
+        states = torch.cat([states, visual], 1)  # (b, t + r, d)
+        mask = steps.layer_mask(model, states, torch.cat([token_mask, region_mask], 1))
+        for layer in layers[self.start_layer :]:
+            states = layer(states, mask)
+        return first_pieces(states, word_starts)
+
+
 class TransformerAttention(FusionModule):
     """TAM, Exp 3.1: regions are read by the text encoder itself, next to the word pieces; see `SingleStream`.
 
     `emissions = Linear(dropout(states of first pieces))`. With a VisualBERT as `text_encoder` this is the paper's
     model; with BERT and its kin the regions' embedding is fresh.
 
-    Paper: Li et al. (2019), as used by Chen et al. (2021), section 3.3.
+    Paper: Li et al. (2019), as used by Chen et al. (2021), section 3.3. With `start_layer`, the tagger of Prompt-Me-Up
+    (Hu et al. 2023): lower layers read the text alone; see `LateStream`.
 
     Args:
         args: As for `FusionModule`.
+        start_layer: Layers that read the text before the regions join it; 0 for regions from the beginning.
         kwargs: As for `FusionModule`.
+
+    Raises:
+        ValueError: If the encoder cannot read regions so, or has no layer left for them.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, start_layer: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.region_projection = nn.Identity()  # the stream has its own, to the width of the encoder's embeddings
-        self.stream = SingleStream(self.text_encoder.model, self.region_width)
+        self.region_projection = nn.Identity()  # the stream has its own, to the width of the encoder
+        model = self.text_encoder.model
+        self.stream: SingleStream | LateStream = (
+            LateStream(model, self.region_width, start_layer) if start_layer else SingleStream(model, self.region_width)
+        )
 
     def encode(self, batch: Batch) -> Tensor:
         """Words (b, w, d) that have seen the regions."""

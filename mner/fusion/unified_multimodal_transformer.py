@@ -11,78 +11,12 @@ from torch import Tensor, nn
 from mner.batch import Batch
 from mner.fusion.base import FusionModule
 from mner.labels import split_tag
-from mner.nn.attention import Attention
+from mner.nn.attention import CrossModalLayer
 from mner.nn.crf import CRF
 from mner.nn.masking import masked_softmax
 
 # Span detection: the labels without their types. In this order, so that padding (0) is `O` here too.
 SPAN_LABELS = ("O", "B", "I")
-
-
-class CrossModalLayer(Attention):
-    """One BERT layer whose queries come from one sequence and whose keys and values come from another.
-
-    ::
-
-        a = softmax over the real k of (W_q q)(W_k k)ᵀ / √(d / heads), for each head          (q, n)
-        x = LayerNorm(q + dropout(W_o [a (W_v k)]_heads))                                     (q, d)
-        y = LayerNorm(x + dropout(W_2 GELU(W_1 x)))                                           (q, d)
-
-    With queries and memory the same it is BERT's own layer.
-
-    Args:
-        width: Of queries and output, d.
-        heads: Number of heads; None for one for each 64 features, as in BERT, or the next lower number that divides d.
-        dropout: On the attention weights and before both sums.
-        attends_to: `"regions"` or `"words"`: what the memory stands for in attention maps.
-
-    Raises:
-        ValueError: If `heads` does not divide `width`.
-    """
-
-    def __init__(self, width: int, heads: int | None = None, dropout: float = 0.1, attends_to: str = "regions") -> None:
-        super().__init__()
-        if heads is None:
-            heads = next(count for count in range(max(1, width // 64), 0, -1) if width % count == 0)
-        if heads < 1 or width % heads:
-            raise ValueError(f"Expected `heads` to divide the width {width}, but got {heads}")
-        self.heads = heads
-        self.attends_to = attends_to
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps=1e-12)  # BERT's
-        self.inner = nn.Linear(width, 4 * width)
-        self.outer = nn.Linear(4 * width, width)
-        self.output_norm = nn.LayerNorm(width, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, queries: Tensor, memory: Tensor, memory_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend.
-
-        Args:
-            queries: (b, q, d).
-            memory: (b, n, d).
-            memory_mask: (b, n) bool, true = real.
-
-        Returns:
-            output (b, q, d) and weights (b, q, n), the mean over the heads.
-        """
-        query, key, value = (
-            self._split(part)  # (b, heads, q or n, d / heads)
-            for part in (self.query(queries), self.key(memory), self.value(memory))
-        )
-        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (b, heads, q, n)
-        weights = masked_softmax(scores, memory_mask[:, None, None])
-        mixed = (self.dropout(weights).to(value.dtype) @ value).transpose(1, 2).flatten(2)  # (b, q, d)
-        seen = self.attention_norm(queries + self.dropout(self.output(mixed)))
-        inner = nn.functional.gelu(self.inner(seen))
-        return self.output_norm(seen + self.dropout(self.outer(inner))), weights.mean(1)
-
-    def _split(self, states: Tensor) -> Tensor:
-        """(b, n, d) -> (b, heads, n, d / heads)."""
-        return states.view(*states.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 class UnifiedMultimodalFusion(nn.Module):
@@ -249,6 +183,11 @@ class UnifiedMultimodalTransformer(FusionModule):
         self.span_crf = CRF(len(SPAN_LABELS), batch_first=True)
         self.conversion = SpanConversion(self.labels, learnable_conversion)
         self.register_buffer("span_tags", span_kinds(self.labels), persistent=False)
+
+    @property
+    def output_layers(self) -> list[nn.Module]:
+        """With those of span detection."""
+        return [*super().output_layers, self.span_head, self.span_crf, self.conversion]
 
     @property
     def fused_width(self) -> int:

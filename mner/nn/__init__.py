@@ -1,17 +1,19 @@
 """Layers and losses without Lightning: the CRF, attention, means over real entries, objectives, label distributions."""
 
-from mner.nn.attention import AdditiveAttention, Attention
+from mner.nn.attention import AdditiveAttention, Attention, CrossModalLayer
 from mner.nn.attention_maps import AttentionMaps, capture_attention, region_map
 from mner.nn.crf import CRF
 from mner.nn.masking import first_pieces, masked_mean, masked_softmax
 from mner.nn.objectives import (
     divergence,
     info_nce,
+    only_context,
     reverse_gradient,
     soft_label_loss,
     straight_through,
     without_context,
     without_image,
+    without_padding,
 )
 from mner.nn.posteriors import decode_posteriors, log_marginals, mix, span_scores
 from mner.nn.recurrent import LSTM, BiLSTM
@@ -23,6 +25,7 @@ __all__ = [
     "Attention",
     "AttentionMaps",
     "BiLSTM",
+    "CrossModalLayer",
     "capture_attention",
     "decode_posteriors",
     "divergence",
@@ -32,6 +35,7 @@ __all__ = [
     "masked_mean",
     "masked_softmax",
     "mix",
+    "only_context",
     "region_map",
     "reverse_gradient",
     "soft_label_loss",
@@ -39,4 +43,5 @@ __all__ = [
     "straight_through",
     "without_context",
     "without_image",
+    "without_padding",
 ]

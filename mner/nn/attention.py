@@ -1,4 +1,4 @@
-"""Attention that can be looked at: the convention, and the additive attention that VAM and CAM share."""
+"""Attention that can be looked at: the convention, additive attention (VAM, CAM), BERT's between two sequences."""
 
 from __future__ import annotations
 
@@ -79,3 +79,90 @@ class AdditiveAttention(Attention):
         met = (self.query(queries)[:, :, None] + self.key(keys)[:, None]).tanh()  # (b, q, n, k)
         weights = masked_softmax(self.score(met).squeeze(-1), key_mask[:, None])  # (b, q, n)
         return weights @ keys, weights
+
+
+class CrossModalLayer(Attention):
+    """One BERT layer whose queries come from one sequence and whose keys and values come from another.
+
+    ::
+
+        a = softmax over the real k of (W_q q)(W_k k)ᵀ / √(c / heads), for each head          (q, n)
+        x = LayerNorm(q + dropout(W_o [a (W_v k)]_heads))                                     (q, d)
+        y = LayerNorm(x + dropout(W_2 GELU(W_1 x)))                                           (q, d)
+
+    With queries and memory the same it is BERT's own layer.
+
+    Args:
+        width: Of queries and output, d.
+        heads: Number of heads; None for one for each 64 features, as in BERT, or the next lower number that divides c.
+        dropout: On the attention weights and before both sums.
+        attends_to: `"regions"` or `"words"`: what the memory stands for in attention maps. With any other word, such
+            as `"all"`, there is no map.
+        memory_width: Of the memory; None for d.
+        attention_width: c, in which both meet; None for d.
+        inner_width: Of the layer between W_1 and W_2; None for 4d.
+
+    Raises:
+        ValueError: If `heads` does not divide c.
+
+    >>> import torch
+    >>> layer = CrossModalLayer(8, heads=2, memory_width=6, attention_width=4)
+    >>> output, weights = layer(torch.randn(1, 5, 8), torch.randn(1, 3, 6), torch.ones(1, 3) > 0)
+    >>> output.shape, weights.shape
+    (torch.Size([1, 5, 8]), torch.Size([1, 5, 3]))
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int | None = None,
+        dropout: float = 0.1,
+        attends_to: str = "regions",
+        memory_width: int | None = None,
+        attention_width: int | None = None,
+        inner_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        memory_width, met = memory_width or width, attention_width or width
+        inner_width = inner_width or 4 * width
+        if heads is None:
+            heads = next(count for count in range(max(1, met // 64), 0, -1) if met % count == 0)
+        if heads < 1 or met % heads:
+            raise ValueError(f"Expected `heads` to divide the width {met}, but got {heads}")
+        self.heads = heads
+        self.attends_to = attends_to
+        self.query = nn.Linear(width, met)
+        self.key = nn.Linear(memory_width, met)
+        self.value = nn.Linear(memory_width, met)
+        self.output = nn.Linear(met, width)
+        self.attention_norm = nn.LayerNorm(width, eps=1e-12)  # BERT's
+        self.inner = nn.Linear(width, inner_width)
+        self.outer = nn.Linear(inner_width, width)
+        self.output_norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, memory: Tensor, memory_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            queries: (b, q, d).
+            memory: (b, n, memory_width).
+            memory_mask: (b, n) bool, true = real.
+
+        Returns:
+            output (b, q, d) and weights (b, q, n), the mean over the heads.
+        """
+        query, key, value = (
+            self._split(part)  # (b, heads, q or n, c / heads)
+            for part in (self.query(queries), self.key(memory), self.value(memory))
+        )
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (b, heads, q, n)
+        weights = masked_softmax(scores, memory_mask[:, None, None])
+        mixed = (self.dropout(weights).to(value.dtype) @ value).transpose(1, 2).flatten(2)  # (b, q, c)
+        seen = self.attention_norm(queries + self.dropout(self.output(mixed)))
+        inner = nn.functional.gelu(self.inner(seen))
+        return self.output_norm(seen + self.dropout(self.outer(inner))), weights.mean(1)
+
+    def _split(self, states: Tensor) -> Tensor:
+        """(b, n, c) -> (b, heads, n, c / heads)."""
+        return states.view(*states.shape[:-1], self.heads, states.shape[-1] // self.heads).transpose(1, 2)

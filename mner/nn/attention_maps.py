@@ -36,9 +36,9 @@ def capture_attention(model: nn.Module, last_layers: int = 1) -> Iterator[Attent
     Works through forward hooks alone, on
 
     - modules that follow the convention of `mner.nn.attention.Attention` and attend to regions (VAM, CAM, UMT);
-    - modules with `regions_follow_pieces` (`SingleStream` of TAM): attention from each word's first piece to the
-      regions, mean over the heads of the last layers. The encoder uses its eager kernel meanwhile, since the others
-      keep no weights;
+    - modules with `regions_follow_pieces` (`SingleStream` and `LateStream` of TAM): attention from each word's first
+      piece to the regions, mean over the heads of the last layers. The encoder uses its eager kernel meanwhile, since
+      the others keep no weights;
     - `torch.nn.MultiheadAttention` called with keys other than its queries, as a strategy of yours may do.
 
     Put the model in evaluation mode first: dropout also drops attention.
@@ -125,23 +125,32 @@ def _watch_multihead(name: str, module: nn.MultiheadAttention, seen: AttentionMa
 
 
 def _watch_stream(name: str, stream: nn.Module, seen: AttentionMaps, undo: ExitStack, last_layers: int) -> None:
-    layers: list[Tensor] = []  # of the pass under way: (b, heads, t + r, t + r) each
+    layers: list[Tensor] = []  # of the pass under way: (b, heads, n, n) each, n = t or t + r
     prepared: list[Any] = []
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
-        layers[:] = output.attentions[-last_layers:]
+        layers[:] = output.attentions
+
+    def add(_: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
+        layers.append(output[1])  # of a layer that is run by itself
 
     def before(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        layers.clear()
         encoder = _arguments(stream, args, kwargs)["model"]
         if encoder not in prepared:
             prepared.append(encoder)
             _keep_weights(encoder, undo)
             undo.callback(encoder.register_forward_hook(keep).remove)
+            kind = (getattr(encoder, "_can_record_outputs", None) or {}).get("attentions", ())
+            for part in encoder.modules():
+                if isinstance(part, kind):
+                    undo.callback(part.register_forward_hook(add).remove)
 
     def after(_: nn.Module, args: Any, kwargs: dict[str, Any], __: Tensor) -> None:
         arguments = _arguments(stream, args, kwargs)
         t = arguments["token_ids"].shape[1]
-        weights = torch.stack(layers).float().mean((0, 2)).detach()  # (b, t + r, t + r)
+        both = [layer for layer in layers if layer.shape[-1] > t]  # the layers that read regions too
+        weights = torch.stack(both[-last_layers:]).float().mean((0, 2)).detach()  # (b, t + r, t + r)
         seen.maps[name] = first_pieces(weights, arguments["word_starts"])[:, :, t:]  # (b, w, r)
 
     undo.callback(stream.register_forward_pre_hook(before, with_kwargs=True).remove)

@@ -240,6 +240,44 @@ def without_context(batch: Batch) -> Batch:
     )
 
 
+def only_context(batch: Batch, source: int) -> Batch:
+    """The batch as if the texts of one source were all that posts have beside them.
+
+    Pieces go to the places that they would then have, so that emissions equal those of a batch that was built so, to
+    rounding, unless texts were cut to fit beside each other.
+
+    Args:
+        batch: With `context_ids`; without, its texts are of the first source.
+        source: 1 for the first.
+    """
+    mask, of_context = batch["token_mask"], batch["segment_ids"] == 1
+    sources = batch.get("context_ids")
+    own = mask & ((of_context.long() if sources is None else sources) == source)
+    # Special tokens between post and texts are nobody's.
+    between = of_context & own.any(1, keepdim=True) & (False if sources is None else sources == 0)
+    kept = mask & (own | between | ~of_context)
+    order = (~kept).long().argsort(dim=1, stable=True)
+    view = {
+        "token_ids": batch["token_ids"],
+        "token_mask": kept,
+        "segment_ids": batch["segment_ids"] * kept,
+        "context_ids": own.long(),
+    }
+    return cast("Batch", {**batch, **{name: value.gather(1, order) for name, value in view.items()}})
+
+
+def without_padding(batch: Batch) -> Batch:
+    """The batch without places at its end where no post has a piece: a view that lost its context costs less so.
+
+    It asks how long the longest post is, for which a GPU waits; in training that is worth it, in a graph it has no
+    place.
+    """
+    longest = max(1, int(batch["token_mask"].any(0).sum()))
+    names = ("token_ids", "token_mask", "segment_ids", "context_ids")
+    view: dict[str, Any] = {**batch}
+    return cast("Batch", {**view, **{name: view[name][:, :longest] for name in names if name in view}})
+
+
 def without_image(batch: Batch) -> Batch:
     """The batch as if no post had an image, whether it brings images or stored regions. Other tensors are shared."""
     view: dict[str, Any] = dict(batch)

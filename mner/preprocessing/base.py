@@ -1,4 +1,4 @@
-"""A pass over a folder of images, in batches: what extracting features and captioning share."""
+"""A pass over a folder of images, in batches: what extracting features and describing images share."""
 
 from __future__ import annotations
 
@@ -7,14 +7,42 @@ from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageFolder, Reason, report_broken, shown
 from mner.data.transforms import ImageTransform
+
+
+class StoredRegions:
+    """Stored features in place of a folder of images: what is opened by name is the regions (r, f) of an image.
+
+    Args:
+        store: The features.
+    """
+
+    unusable: Sequence[str] = ()
+
+    def __init__(self, store: FeatureStore) -> None:
+        self.store = store
+        self.folder = store.path
+
+    def __len__(self) -> int:
+        return len(self.store) + len(self.store.broken)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.store
+        yield from self.store.broken
+
+    def load(self, image_id: str) -> tuple[NDArray[Any] | None, Reason]:
+        """The regions and "", or None and why there are none."""
+        if image_id not in self.store:
+            return None, self.store.broken[image_id]
+        regions = self.store[image_id]
+        return (regions, "") if len(regions) else (None, "no regions")
 
 
 class Sweep:
@@ -23,7 +51,7 @@ class Sweep:
     Images that cannot be read are left out, and collected in `broken`.
 
     Args:
-        folder: The images.
+        folder: The images, or their stored regions.
         done: Names of images that need no more work.
         batch_size: Images in a batch.
         num_workers: Processes that open images.
@@ -36,7 +64,7 @@ class Sweep:
 
     def __init__(
         self,
-        folder: ImageFolder,
+        folder: ImageFolder | StoredRegions,
         done: Container[str],
         batch_size: int,
         num_workers: int = 0,
@@ -79,7 +107,7 @@ class Sweep:
         return "\n".join(lines)
 
 
-class ImageFiles(Dataset[tuple[str, "Image.Image | Tensor | None", Reason]]):
+class ImageFiles(Dataset[tuple[str, Any, Reason]]):
     """Images one by one for a DataLoader: key, image (or None), reason. Images are tensors where a transform is given.
 
     Args:
@@ -88,7 +116,9 @@ class ImageFiles(Dataset[tuple[str, "Image.Image | Tensor | None", Reason]]):
         transform: Image -> tensor.
     """
 
-    def __init__(self, folder: ImageFolder, keys: Sequence[str], transform: ImageTransform | None = None) -> None:
+    def __init__(
+        self, folder: ImageFolder | StoredRegions, keys: Sequence[str], transform: ImageTransform | None = None
+    ) -> None:
         self.folder = folder
         self.keys = list(keys)
         self.transform = transform
@@ -96,7 +126,8 @@ class ImageFiles(Dataset[tuple[str, "Image.Image | Tensor | None", Reason]]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: int) -> tuple[str, Image.Image | Tensor | None, Reason]:
+    def __getitem__(self, index: int) -> tuple[str, Any, Reason]:
         key = self.keys[index]
-        image, reason = self.folder.load(key)
+        loaded: tuple[Any, Reason] = self.folder.load(key)
+        image, reason = loaded
         return key, image if image is None or self.transform is None else self.transform(image), reason

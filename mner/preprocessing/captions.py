@@ -1,28 +1,31 @@
 """`mner caption`: captions of a folder of images, as a text source.
 
-Chen et al. (2021) used the bottom-up and top-down captioner of Anderson et al. (2018), which nobody packages: its code
-needs Caffe and its detector's own features. Any image-to-text model of transformers stands in for it here (BLIP, GIT,
-ViT-GPT2, BLIP-2, ...), so captions, and scores that depend on them, differ from the paper's.
+Any image-to-text model of transformers makes them (BLIP, GIT, ViT-GPT2, BLIP-2, ...), or public weights of VirTex, or
+those of the bottom-up and top-down captioner of Anderson et al. (2018), which Chen et al. (2021) used. That one reads
+the regions of its own detector, which nobody packages; with another captioner, scores that depend on captions differ
+from the paper's.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from PIL import Image
 
+from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageFolder
-from mner.errors import CheckpointError, DataFormatError, DataNotFoundError
-from mner.files import STANDARD, foreign
-from mner.growing_file import Growing
-from mner.preprocessing.base import Sweep
+from mner.errors import CheckpointError
+from mner.preprocessing.base import StoredRegions
+from mner.preprocessing.image_texts import Describe, describe_images
+from mner.preprocessing.updown import UpDownCaptioner
+from mner.preprocessing.virtex import VirTexCaptioner
 from mner.runtime import pick_device
 
+VIRTEX, UPDOWN = "virtex:", "updown:"
+"""How names of models begin that are files of public weights."""
 CHAT_PROMPT = "Describe the image in one sentence."
 
 
@@ -120,16 +123,49 @@ class Captioner:
         return prompt
 
 
+def load_captioner(
+    model: str,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
+    prompt: str | None = None,
+    device: str = "auto",
+    vocabulary: Path | None = None,
+) -> Captioner | VirTexCaptioner:
+    """A captioner of images by the name of its model, `virtex:FILE` or one of transformers.
+
+    Args:
+        model: See `caption`.
+        max_new_tokens: See `caption`.
+        num_beams: See `caption`.
+        prompt: See `caption`.
+        device: See `caption`.
+        vocabulary: See `caption`.
+
+    Raises:
+        CheckpointError: If the model can't be used, or describes regions and no images.
+        ValueError: If an option is of no use to it.
+    """
+    if model.startswith(UPDOWN):
+        raise CheckpointError(f"{model!r} describes stored regions (`mner caption`), and no images by themselves")
+    if model.startswith(VIRTEX):
+        _refuse_prompt(model, prompt)
+        return VirTexCaptioner(model.removeprefix(VIRTEX), vocabulary, max_new_tokens, num_beams, device)
+    if vocabulary is not None:
+        raise ValueError(f"{model!r} has its own vocabulary; leave `vocabulary` out")
+    return Captioner(model, max_new_tokens or 30, num_beams, prompt, device)
+
+
 def caption(
     images: Path,
     out: Path,
     model: str,
     batch_size: int = 16,
-    max_new_tokens: int = 30,
+    max_new_tokens: int | None = None,
     num_beams: int | None = None,
     prompt: str | None = None,
     device: str = "auto",
     num_workers: int = 2,
+    vocabulary: Path | None = None,
 ) -> None:
     """Caption all images in a folder.
 
@@ -137,66 +173,43 @@ def caption(
     Broken images are reported at the end. The captions are lines `{"image_id": ..., "caption": ..., "model": ...}`.
 
     Args:
-        images: Folder with the images.
+        images: Folder with the images; for `updown:`, the store of their regions (`mner features`).
         out: JSON lines file; `-` is the standard output. It goes on only with the same model and options, which
             OUT.mner.json keeps.
-        model: Image-to-text model of transformers: name on the Hugging Face Hub, or a folder. The captioner of Chen et
-            al. (2021), of Anderson et al. (2018), is not among them, since nobody packages it.
+        model: Image-to-text model of transformers: name on the Hugging Face Hub, or a folder. Or `virtex:FILE`, public
+            weights of VirTex, or `updown:FILE`, those of the PyTorch port of Anderson et al. (2018), the captioner of
+            Chen et al. (2021), which reads the regions of the detector that it was trained with.
         batch_size: Images in a batch.
-        max_new_tokens: Longest caption, in word pieces.
-        num_beams: Beams of the search; None for the model's own setting.
+        max_new_tokens: Longest caption, in word pieces; None for 30, or 20 words by `updown:`.
+        num_beams: Beams of the search; None for the model's own setting, or 5 with `virtex:` and `updown:`.
         prompt: Text that the caption goes on from, or the question to a chat model.
         device: `auto`, `cpu`, `cuda`, ...
         num_workers: Processes that open images.
+        vocabulary: With `virtex:` and `updown:`, the file of words that belongs to the weights (`coco_10k.model`;
+            `infos_….pkl` or `cocotalk.json`); None for the one beside them.
 
     Raises:
         DataNotFoundError: If there are no images.
         DataFormatError: If `out` holds something else, or captions of another model.
         CheckpointError: If the model can't be used.
     """
-    folder = ImageFolder(images)
-    if not len(folder):
-        raise DataNotFoundError(f"No images in {images}; sub-folders are not searched, so name the folder itself")
-    facts = {"model": model, "max_new_tokens": max_new_tokens, "num_beams": num_beams, "prompt": prompt}
-    growing = None if str(out) == STANDARD else Growing(out, facts, [images])
-    try:
-        done = set() if growing is None or not out.is_file() else _resume(growing.files[out], out, model)
-        captioner = Captioner(model, max_new_tokens, num_beams, prompt, device)
-        sweep = Sweep(folder, done, batch_size, num_workers, title=f"captions by {model}")
-        for keys, opened in sweep:
-            for key, text in zip(keys, captioner(opened), strict=True):
-                line = json.dumps({"image_id": key, "caption": text, "model": model}, ensure_ascii=False) + "\n"
-                if growing is None:
-                    sys.stdout.write(line)
-                else:
-                    growing.write(out, line.encode(errors="replace"))
-            if growing is not None:
-                growing.flush()
-    finally:
-        if growing is not None:
-            growing.close()
-    print(sweep.report(), file=sys.stderr)
+    of_regions = model.startswith(UPDOWN)
+    longest = max_new_tokens or (20 if of_regions else 30)
+    facts: dict[str, Any] = {"model": model, "max_new_tokens": longest, "num_beams": num_beams, "prompt": prompt}
+    facts["vocabulary"] = None if vocabulary is None else str(vocabulary)
+
+    def load() -> Describe:
+        if not isinstance(source, StoredRegions):
+            return load_captioner(model, longest, num_beams, prompt, device, vocabulary)
+        _refuse_prompt(model, prompt)
+        captioner = UpDownCaptioner(model.removeprefix(UPDOWN), vocabulary, longest, num_beams, device)
+        source.store.check(width=captioner.model.region_width)
+        return captioner
+
+    source = StoredRegions(FeatureStore(images)) if of_regions else ImageFolder(images)
+    describe_images(source, out, "caption", facts, load, batch_size, num_workers, f"captions by {model}")
 
 
-def _resume(file: BinaryIO, path: Path, model: str) -> set[str]:
-    """Names of images that have their caption. A last line that a kill cut off is removed."""
-    file.seek(0)
-    raw = file.read()
-    end = raw.rfind(b"\n") + 1
-    start, rest = b'{"image_id": ', raw[end:]
-    if not rest.startswith(start) and not start.startswith(rest):
-        raise foreign(path, raw[:end].count(b"\n") + 1, repr(rest[:80]))
-    done = set()
-    for number, line in enumerate(raw[:end].split(b"\n")[:-1], start=1):
-        try:
-            record = json.loads(line)
-            key, by, _ = record["image_id"], record["model"], record["caption"]
-        except (ValueError, KeyError, TypeError):
-            raise foreign(path, number, repr(line[:80])) from None
-        if by != model:
-            found, expected = f"a caption by {by!r}", f"one model in a file ({model!r})"
-            raise DataFormatError(path, number, found, expected, "Name another file.")
-        done.add(key)
-    if rest:
-        file.truncate(end)
-    return done
+def _refuse_prompt(model: str, prompt: str | None) -> None:
+    if prompt is not None:
+        raise ValueError(f"{model!r} takes no prompt; leave `prompt` out")

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from mner.data.formats.feature_store import FeatureStore, FeatureWriter
 from mner.data.formats.images import ImageFolder
+from mner.data.inputs import join_names
 from mner.data.transforms import transform_for
 from mner.encoders.crops import CropEncoder
 from mner.encoders.detectors import RegionDetector
 from mner.encoders.image import ImageEncoder
-from mner.encoders.image_inputs import build_crops, build_detector
+from mner.encoders.image_inputs import build_crops, build_detector, detector_weights_of, weights_of
 from mner.encoders.weights import weights_hash
 from mner.errors import DataNotFoundError
-from mner.files import STANDARD, output_folder
+from mner.files import STANDARD, in_folder
 from mner.preprocessing.base import Sweep
 from mner.runtime import pick_device
 
@@ -92,17 +93,17 @@ def features(
         model: ImageEncoder | RegionDetector
         if cuts:
             kind = "torchvision" if regions == "none" else regions
-            finder = build_detector(kind, _detector_weights(kind, detector_weights), crops) if crops else None
+            finder = build_detector(kind, detector_weights_of(kind, detector_weights), crops) if crops else None
             described: dict[str, Any] = {
                 "encoder": encoder,
                 "pyramid": {"layers": 4, "side": 2} if pyramid else None,
                 "image": asdict(transform_for(encoder, image_size)),
             }
-            model = build_crops(described, finder, _weights(weights))
+            model = build_crops(described, finder, weights_of(weights))
         elif regions == "none":
-            model = ImageEncoder(encoder, weights=_weights(weights))
+            model = ImageEncoder(encoder, weights=weights_of(weights))
         else:
-            model = build_detector(regions, _detector_weights(regions, weights), top_k)
+            model = build_detector(regions, detector_weights_of(regions, weights), top_k)
     origin = weights if weights in ("pretrained", "random") else Path(weights).name
     common: dict[str, Any] = {
         "encoder": model.name,
@@ -146,15 +147,14 @@ def write_names(store: FeatureStore, path: Path, min_score: float = 0.0) -> None
     """
     lines = []
     for key in store:
-        named = zip(store.names(key), store.scores(key).tolist(), strict=True)
-        names = dict.fromkeys(name for name, score in named if name and score >= min_score)
-        if names:
-            lines.append(json.dumps({"image_id": key, "text": ", ".join(names)}, ensure_ascii=False) + "\n")
+        text = join_names(store.names(key), store.scores(key).tolist(), min_score)
+        if text:
+            lines.append(json.dumps({"image_id": key, "text": text}, ensure_ascii=False) + "\n")
     if str(path) == STANDARD:
         sys.stdout.write("".join(lines))
         return
-    with output_folder(path.parent) as place:
-        (place / path.name).write_text("".join(lines), encoding="utf-8")
+    with in_folder(path) as file:
+        file.write("".join(lines).encode())
 
 
 def _append_grids(model: ImageEncoder, device: torch.device, dtype: str) -> Append:
@@ -180,20 +180,3 @@ def _append_regions(model: RegionDetector) -> Append:
         )
 
     return append
-
-
-def _weights(given: str) -> str | None:
-    return None if given == "random" else given
-
-
-def _detector_weights(regions: str, given: str) -> str | None:
-    if regions == "random" or given == "random":
-        return None
-    if given != "pretrained":
-        return given
-    if regions == "torchvision":
-        return "COCO"
-    raise ValueError(
-        "Expected argument `weights` to be a file or 'random' for detectron2, since mner downloads none for it: "
-        "see docs/detectron2.md"
-    )

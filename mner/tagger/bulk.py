@@ -215,7 +215,7 @@ def _json_keys(file: BinaryIO, path: Path) -> set[str]:
             record = json.loads(line)
             named = f"line {record['number']}" if record["id"] is None and "key" not in record else f"id {record['id']}"
             done.add(record["key"] if "error" in record else named)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise foreign(path, number, repr(line[:80])) from None
     return done
 

@@ -86,7 +86,8 @@ def from_lines(
 ) -> Iterator[Given]:
     """Posts of JSON lines: `{"id"?, "text" or "tokens", "image"?, "context"?}`; `image_id` does for `image`.
 
-    A post with several images has a list of them under `image` or `image_ids`.
+    A post with several images has a list of them under `image` or `image_ids`. What only a file knew in training may
+    stand in `object_names`, a list, and `relation`, 0 to 1.
 
     Args:
         stream: The lines.
@@ -167,16 +168,30 @@ def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequenc
         elif context is not None and not isinstance(context, str):
             expected = "a string, a list of strings or an object of strings"
             raise DataFormatError(name, number, f"{json_type(context)} as 'context'", expected)
+        known = {"image": image, "context": context, **_beyond_regions(name, number, record)}
         if given == ["text"]:
             if not isinstance(record["text"], str):
                 raise DataFormatError(name, number, f"{json_type(record['text'])} as 'text'", "a string")
-            post = Post(text=record["text"], image=image, context=context)
+            post = Post(text=record["text"], **known)
         else:
-            post = Post(words=string_list(name, number, record, "tokens"), image=image, context=context)
+            post = Post(words=string_list(name, number, record, "tokens"), **known)
     except (ValueError, TypeError) as error:
         return Given(id_, number, digest, error=_said(error), own=own)
     key = f"line {number}" if id_ is None else f"id {id_}"
     return _with_context(Given(id_, number, key, post, "", problem, own), next(iter(names), None), sources)
+
+
+def _beyond_regions(name: str, number: int, record: dict[str, Any]) -> dict[str, Any]:
+    """What strategies may need beside the image: `object_names` and `relation`."""
+    known: dict[str, Any] = {}
+    if record.get("object_names") is not None:
+        known["object_names"] = string_list(name, number, record, "object_names")
+    relation = record.get("relation")
+    if relation is not None:
+        if isinstance(relation, bool) or not isinstance(relation, (int, float)):
+            raise DataFormatError(name, number, f"{json_type(relation)} as 'relation'", "a number from 0 to 1")
+        known["relation"] = relation
+    return known
 
 
 _READ = ("id", "text", "tokens", "context")

@@ -97,6 +97,7 @@ class Decoder:
             Item(
                 token_ids=np.asarray(ids, dtype=np.int32),
                 post_length=post_length,
+                bounds=np.asarray(bounds, dtype=np.int32),
                 word_starts=np.asarray(starts, dtype=np.int32),
                 tags=None,
                 image=seen.image,
@@ -109,7 +110,9 @@ class Decoder:
                 relation=section.relation,
                 example=Example(str(section.post), None, words[begin:end], None, section.context),
             )
-            for ids, starts, post_length, (begin, end) in encode_windows(self.tokenizer, words, section.context, known)
+            for ids, starts, post_length, bounds, (begin, end) in encode_windows(
+                self.tokenizer, words, section.context, known
+            )
         ]
 
     def batch(self, items: Sequence[Item]) -> Batch:

@@ -21,6 +21,7 @@ from mner.errors import CheckpointError
 from mner.files import output_folder, refuse_inputs
 from mner.fusion.base import FusionModule
 from mner.training.checkpoint import KEY, build_module, plain_names, read_checkpoint, write_extras
+from mner.training.stored_facts import check_data
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1
@@ -145,12 +146,7 @@ def load_model(name: str | os.PathLike[str], revision: str | None = None, token:
     data["tokenizer"] = {file: read_file(folder, file) for file in config["tokenizer_files"]}
     facts = {key: config.get(key) for key in ("class", "version", "seed", "text_config")} | {"data": data}
     checkpoint = {KEY: facts, "hyper_parameters": config["hyper_parameters"], "state_dict": _weights(folder)}
-    try:
-        model = build_module(checkpoint, FusionModule)
-    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"The configuration and the weights in {folder} do not make a model: {error}") from error
+    model = build_module(checkpoint, FusionModule, folder)
     return Shared(model, dict(config.get("scores") or {}), config.get("licence"))
 
 
@@ -254,6 +250,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         good = config["mner_model"] == FORMAT and isinstance(config["hyper_parameters"], dict)
         good = good and all(isinstance(config[key], str) for key in ("class", "version"))
         good = good and isinstance(config["text_config"], dict) and isinstance(config["tokenizer_files"], list)
+        good = good and isinstance(config.get("scores") or {}, dict)
     except (ValueError, KeyError, TypeError, RecursionError):
         good = False
     if not good:
@@ -261,6 +258,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"Expected a model that mner saved in {folder} (its {CONFIG} with mner_model {FORMAT}), but it is another. "
             "A checkpoint of `mner fit` is loaded with from_checkpoint"
         )
+    check_data(config.get("data"), folder)
     return dict(config)
 
 

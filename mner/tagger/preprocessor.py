@@ -16,7 +16,7 @@ from mner.tagger.post import Context, Post
 
 if TYPE_CHECKING:
     from mner.fusion.base import FusionModule
-    from mner.preprocessing.captions import Captioner
+    from mner.preprocessing.image_texts import Describe
 
 MAX_CONTEXT = 100
 """Characters of context that are looked at for each piece that fits into the encoder."""
@@ -49,7 +49,8 @@ class Preparer:
         tokenizer: The word-piece tokeniser.
         sight: What the model sees of images.
         style: How text is split into words.
-        captioner: Makes the context of posts that come without: a `Captioner`, or the name of its model.
+        captioner: Makes the context of posts that come without: a `Captioner` or whatever makes texts of RGB images,
+            or the name of its model.
         caption_source: Which of the context sources the captions stand for; None for the first.
 
     Attributes:
@@ -65,7 +66,7 @@ class Preparer:
         tokenizer: PostTokenizer,
         sight: Sight,
         style: Style | Splitter,
-        captioner: Captioner | str | None = None,
+        captioner: Describe | str | None = None,
         caption_source: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer
@@ -142,7 +143,7 @@ class Preparer:
         if self._names_from == "context" and TAGS in self.sources:
             return tuple(split_names(texts[self.sources.index(TAGS)]))
         if self._names_from == "file":
-            self._tell_once("The model needs the names of objects, read from a file in training: give `object_names`")
+            self._tell_once("The model needs names of objects, which a file gave in training: give `object_names`")
         elif seen.known is not None and seen.known.names is not None:
             return tuple(seen.known.names)
         return ()
@@ -202,9 +203,9 @@ class Preparer:
         if not pictures:
             return
         if isinstance(self.captioner, str):
-            from mner.preprocessing.captions import Captioner
+            from mner.preprocessing.captions import load_captioner
 
-            self.captioner = Captioner(self.captioner, device=str(self.sight.device))
+            self.captioner = load_captioner(self.captioner, device=str(self.sight.device))
         if self.captioner is not None:
             for number, text in zip(pictures, self.captioner(list(pictures.values())), strict=True):
                 contexts[number][self._caption_place] = text
@@ -244,8 +245,10 @@ def tokenizer_of(model: FusionModule, data: Mapping[str, Any]) -> PostTokenizer:
     else:
         tokenizer = None
     if tokenizer is not None:
+        encoder = getattr(model, "text_encoder", None)  # an exported model has none
+        tokenizer.check_fits(None if encoder is None else encoder.config.get("vocab_size"))
         tokenizer.limit_to(data.get("piece_limit"))
-        tokenizer.limit_to(getattr(getattr(model, "text_encoder", None), "piece_limit", None))
+        tokenizer.limit_to(getattr(encoder, "piece_limit", None))
         return tokenizer
     raise CheckpointError(
         "The checkpoint holds no tokeniser, since it was saved without a data module, and it does not name its text "

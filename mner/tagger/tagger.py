@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mner.encoders.detectors import RegionDetector
     from mner.encoders.image import ImageEncoder
-    from mner.preprocessing.captions import Captioner
+    from mner.preprocessing.image_texts import Describe
     from mner.tagger.render import Rendering
 
 __all__ = ["Entity", "ImageWarning", "Post", "Tagged", "Tagger"]
@@ -77,7 +77,7 @@ class Tagger:
         self,
         model: FusionModule,
         *,
-        captioner: Captioner | str | None = None,
+        captioner: Describe | str | None = None,
         caption_source: str | None = None,
         encoder: ImageEncoder | RegionDetector | None = None,
         image_weights: str | os.PathLike[str] | None = None,

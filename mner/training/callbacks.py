@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint
 
 from mner.encoders.lora import Adapters
 from mner.errors import CheckpointError
+from mner.files import lock
 from mner.training.module import TaggingModule
 
 log = logging.getLogger(__name__)
@@ -65,8 +67,8 @@ class FindLearningRate(LearningRateFinder):
 
     Lightning's own `LearningRateFinder` writes the rate into the optimiser, where the schedule of a `FusionModule`
     replaces it at the next step by the old one. Here optimiser and schedule are made anew with the rate that was found.
-    During the search all parts of the model share the rate that is tried; afterwards `head_learning_rate`, where it is
-    given, stays what it is.
+    During the search all parts of the model share the rate that is tried; afterwards `head_learning_rate` and
+    `fusion_learning_rate`, where they are given, stay what they are.
 
     Args:
         min_lr: The first rate that is tried.
@@ -113,6 +115,36 @@ class BestByF1(ModelCheckpoint):
         **kwargs: Any,
     ) -> None:
         super().__init__(monitor=monitor, mode=mode, filename=filename, save_last=save_last, **kwargs)
+
+    _held: Any = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let no second run keep its checkpoints in the same folder.
+
+        Raises:
+            BusyError: If another process does.
+        """
+        super().setup(trainer, pl_module, stage)
+        local = self.dirpath is not None and "://" not in str(self.dirpath)
+        if stage == "fit" and trainer.is_global_zero and local and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            folder = Path(str(self.dirpath))
+            folder.mkdir(parents=True, exist_ok=True)
+            self._held = lock(folder / ".mner.lock", f"{folder} (a training run)")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let others keep theirs there."""
+        super().teardown(trainer, pl_module, stage)
+        self._let_go()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Let others keep theirs there, since then there is no teardown."""
+        super().on_exception(trainer, pl_module, exception)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     # Lightning keeps the last checkpoint only where the score got better: then a run could go on from there only.
 

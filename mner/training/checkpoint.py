@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import pickle
+import logging
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,12 +15,16 @@ from torch import nn
 
 import mner
 from mner.encoders.text import ADAPTERS
-from mner.errors import CheckpointError
+from mner.errors import CheckpointError, MNERError
 from mner.labels import entity_types
 from mner.runtime import run_seed
 from mner.training.old_names import renamed
+from mner.training.stored_facts import check_facts
 
 KEY = "mner"
+_HEADS = ("head.", "heads.", "crf.", "crfs.")
+"""What scores labels, and so belongs to them."""
+log = logging.getLogger(__name__)
 COMPILED = "_orig_mod."
 """What `torch.compile(part)` puts into the names of the part's weights."""
 
@@ -95,7 +100,7 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"No checkpoint at {str(path)!r}; `mner fit` says where it keeps them") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # of bytes that nobody wrote so: what torch's readers raise then shares no class
         raise CheckpointError(
             f"{path} is not a checkpoint that can be read safely (tensors and plain data only): "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
@@ -110,6 +115,7 @@ def _check_ours(checkpoint: Any, path: str | Path = "the given path") -> None:
             f"Expected a checkpoint of a mner.fusion.FusionModule at {path}, but it has no part named {KEY!r}: it was "
             "written by other code"
         )
+    check_facts(checkpoint, KEY, path)
 
 
 def accept(module: Kept, checkpoint: dict[str, Any]) -> None:
@@ -134,6 +140,31 @@ def accept(module: Kept, checkpoint: dict[str, Any]) -> None:
         )
     _check_adapters(module, checkpoint[KEY].get("text_config") or {})
     module.restored = checkpoint[KEY]
+
+
+def begin_from(module: Any, path: str | Path) -> None:
+    """Take encoders and fusion from another model's checkpoint, and say what was kept and what is new.
+
+    Raises:
+        CheckpointError: If it is no checkpoint of ours, or its text encoder is another.
+    """
+    state = read_checkpoint(path)["state_dict"]
+    own_names(module, state)
+    own = {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(_HEADS)}
+    kept = {name: state[name] for name, tensor in own.items() if name in state and state[name].shape == tensor.shape}
+    lacking = next((name for name in own if name.startswith("text_encoder.") and name not in kept), None)
+    if lacking is not None:
+        raise CheckpointError(
+            f"The text encoder of {path} is another than the model's ({lacking} differs); give model.text_encoder as "
+            "that checkpoint has it, or leave the model out, so that the checkpoint says it"
+        )
+    module.load_state_dict(kept, strict=False)
+    parts = Counter(name.partition(".")[0] for name in kept)
+    new = dict.fromkeys(name.partition(".")[0] for name in module.state_dict() if name not in kept)
+    log.warning(
+        "init_from %s: kept %s; begun anew: %s",
+        path, ", ".join(f"{part} ({count} tensors)" for part, count in parts.items()), ", ".join(new),
+    )  # fmt: skip
 
 
 def _types(labels: Any) -> Any:
@@ -169,13 +200,33 @@ def load_module(path: str | Path, expected: type[Module], map_location: Any = No
     Raises:
         CheckpointError: If the class cannot be imported or is no subclass of `expected`.
     """
-    checkpoint = read_checkpoint(path, map_location)
-    return build_module(checkpoint, expected, **kwargs)
+    return build_module(read_checkpoint(path, map_location), expected, path, **kwargs)
 
 
-def build_module(checkpoint: dict[str, Any], expected: type[Module], **kwargs: Any) -> Module:
-    """As `load_module`, from the content of a checkpoint."""
-    cls = import_class(checkpoint[KEY]["class"], expected)
+def build_module(
+    checkpoint: dict[str, Any], expected: type[Module], path: str | Path = "the given path", **kwargs: Any
+) -> Module:
+    """As `load_module`, from the content of a checkpoint; `path` is for messages.
+
+    Raises:
+        CheckpointError: If what it says makes no model.
+    """
+    _check_ours(checkpoint, path)
+    cls: type[Module] = import_class(checkpoint[KEY]["class"], expected)
+    try:
+        return _built(cls, checkpoint, kwargs)
+    except MNERError:
+        raise
+    except Exception as error:  # what the file says goes to the constructors of several libraries
+        if not cls.__module__.startswith("mner."):
+            raise  # a fault in the user's own class keeps its traceback
+        raise CheckpointError(
+            f"The configuration and the weights in {path} do not make a model: {type(error).__name__}: {error}. If "
+            "nobody changed them since mner wrote them, please report it"
+        ) from error
+
+
+def _built(cls: type[Module], checkpoint: dict[str, Any], kwargs: dict[str, Any]) -> Module:
     arguments = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
     arguments["text_encoder"] = checkpoint[KEY]["text_config"]
     arguments["image_weights"] = None
@@ -202,7 +253,7 @@ def import_class(path: str, expected: type[Module]) -> type[Module]:
     module_name, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a name that begins with a dot
         raise CheckpointError(
             f"The checkpoint was written by class {path}, which cannot be imported ({error}). "
             "Run where that module can be found (its folder on PYTHONPATH), install it, or call "

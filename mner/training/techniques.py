@@ -113,7 +113,7 @@ class RDrop(pl.Callback):
         weight: Of the divergence in the loss; the paper's values are 1 to 5.
 
     Raises:
-        ValueError: If `weight` is negative.
+        ValueError: If `weight` is negative, or the model decodes posteriors.
     """
 
     def __init__(self, weight: float = 1.0) -> None:
@@ -123,6 +123,11 @@ class RDrop(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Register the loss for this run."""
+        if getattr(pl_module, "decodes_posteriors", False):
+            raise ValueError(
+                f"RDrop compares emissions under the CRF, but {type(pl_module).__name__} decodes a mixture of label "
+                "distributions; leave it out"
+            )
         _tagging(pl_module).extra_losses["rdrop"] = self.loss
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from mner.data.datamodules.base import MNERDataModule
+from mner.data.datamodules.joint import JointDataModule, chosen_part
 from mner.data.formats.predictions import MARK, Prediction, prediction_header, write_predictions
 from mner.files import STANDARD, refuse_foreign
 from mner.runtime import run_seed, versions
@@ -26,7 +27,7 @@ class Trainer(pl.Trainer):
     def validate(  # type: ignore[override]  # fewer arguments: the command line needs no more
         self,
         model: TaggingModule | None = None,
-        datamodule: MNERDataModule | None = None,
+        datamodule: MNERDataModule | JointDataModule | None = None,
         ckpt_path: str | Path | None = None,
         verbose: bool = False,
         weights_only: bool | None = None,
@@ -48,7 +49,7 @@ class Trainer(pl.Trainer):
     def test(  # type: ignore[override]  # fewer arguments: the command line needs no more
         self,
         model: TaggingModule | None = None,
-        datamodule: MNERDataModule | None = None,
+        datamodule: MNERDataModule | JointDataModule | None = None,
         ckpt_path: str | Path | None = None,
         verbose: bool = False,
         weights_only: bool | None = None,
@@ -73,11 +74,12 @@ class Trainer(pl.Trainer):
     def predict(  # type: ignore[override]  # fewer arguments: the command line needs no more
         self,
         model: TaggingModule | None = None,
-        datamodule: MNERDataModule | None = None,
+        datamodule: MNERDataModule | JointDataModule | None = None,
         ckpt_path: str | Path | None = None,
         output: str = "predictions.jsonl",
         split: Literal["train", "valid", "test"] = "test",
         weights_only: bool | None = None,
+        label_set: str | None = None,
     ) -> Any:
         """Write the predictions of one split as JSON lines.
 
@@ -88,6 +90,7 @@ class Trainer(pl.Trainer):
             output: File to write, new or a prediction file; `-` is the standard output.
             split: The split to predict.
             weights_only: As for `torch.load`; here so that the config that `fit` saved is understood.
+            label_set: Which of several data sets to predict; not for a single one.
 
         Returns:
             The predictions, in file order (None where they were made in processes that are gone, as under `ddp_spawn`).
@@ -95,13 +98,16 @@ class Trainer(pl.Trainer):
         if datamodule is None or model is None:
             raise ValueError("Expected a model and a data module, but got none")
         refuse_foreign(output, MARK, [] if ckpt_path in (None, "best", "last") else [str(ckpt_path)])
-        datamodule.predict_split = split
+        data = chosen_part(datamodule, label_set)
+        if label_set is not None:
+            model.use(label_set)
+        data.predict_split = split
         writer = _Writer(output, split)
         # What else is printed, such as progress, must not get between the lines of the predictions.
         with redirect_stdout(sys.stderr) if output == STANDARD else nullcontext(), self._also(writer):
             super().predict(
                 model,
-                datamodule=datamodule,
+                datamodule=data,
                 ckpt_path=ckpt_path,
                 return_predictions=False,
                 weights_only=_safe(weights_only),

@@ -13,7 +13,7 @@ from mner.benchmark.run import _printing_to, arguments, exclusive, execute, reco
 from mner.cli.evaluation import benchmark_command
 from mner.cli.lightning import run
 from mner.data.formats.predictions import read_predictions
-from mner.errors import BusyError, DataNotFoundError
+from mner.errors import BusyError, DataFormatError, DataNotFoundError
 from mner.fusion import FusionModule
 from mner.runtime import hardware
 
@@ -240,3 +240,14 @@ def test_hardware_is_described():
     found = hardware()
     assert found["processor"]
     assert found["memory"].endswith("GiB") or found["memory"] == "unknown"
+
+
+@pytest.mark.parametrize("name", ["run.json", "begun.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"3", b"{}", b"[" * 100_000])
+def test_a_damaged_record_is_one_line(write, tmp_path, name, content):
+    (job,) = plan([write("a")], [0])
+    folder = tmp_path / "out" / "runs" / job.name
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataFormatError, match="to do the run again"):
+        recorded(job, tmp_path / "out")

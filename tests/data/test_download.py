@@ -120,10 +120,10 @@ def test_goes_on_where_it_stopped(server, tmp_path, ranges):
     with pytest.raises(DataNotFoundError, match=r"the connection broke.*again"):
         fetch(f"{server.url}/a.txt", path, CHECKSUM, attempts=1)
     assert not path.exists()
-    assert (tmp_path / "a.txt.part").read_bytes() == CONTENT[:100_000]
+    assert (tmp_path / "a.txt.mner.part").read_bytes() == CONTENT[:100_000]
     assert fetch(f"{server.url}/a.txt", path, CHECKSUM, attempts=1)
     assert path.read_bytes() == CONTENT
-    assert not (tmp_path / "a.txt.part").exists()
+    assert not (tmp_path / "a.txt.mner.part").exists()
     assert server.asked == [("/a.txt", None), ("/a.txt", "bytes=100000-")]
 
 
@@ -135,7 +135,7 @@ def test_tries_again_by_itself(server, tmp_path):
 
 
 def test_complete_part_is_kept(server, tmp_path):
-    (tmp_path / "a.txt.part").write_bytes(CONTENT)
+    (tmp_path / "a.txt.mner.part").write_bytes(CONTENT)
     assert fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM)
     assert (tmp_path / "a.txt").read_bytes() == CONTENT
     assert len(server.asked) == 1
@@ -143,17 +143,17 @@ def test_complete_part_is_kept(server, tmp_path):
 
 @pytest.mark.parametrize("left", [b"something else", CONTENT + b"more"], ids=["shorter", "longer"])
 def test_part_of_another_file_is_thrown_away(server, tmp_path, left):
-    (tmp_path / "a.txt.part").write_bytes(left)
+    (tmp_path / "a.txt.mner.part").write_bytes(left)
     assert fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM)
     assert (tmp_path / "a.txt").read_bytes() == CONTENT
 
 
 def test_range_that_was_not_asked_for_is_refused(server, tmp_path):
     server.wrong_range = True
-    (tmp_path / "a.txt.part").write_bytes(CONTENT[:500])
+    (tmp_path / "a.txt.mner.part").write_bytes(CONTENT[:500])
     with pytest.raises(DataNotFoundError, match="it sent bytes 0-"):
         fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM)
-    assert (tmp_path / "a.txt.part").read_bytes() == CONTENT[:500]
+    assert (tmp_path / "a.txt.mner.part").read_bytes() == CONTENT[:500]
 
 
 def test_wrong_checksum_leaves_nothing(server, tmp_path):
@@ -240,7 +240,7 @@ def test_a_stalled_server(server, tmp_path, pace):
     server.stall_after, server.pace = 1000, pace
     with pytest.raises(DataNotFoundError, match="Run the command again"):
         fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM, timeout=0.3, attempts=1)
-    kept = (tmp_path / "a.txt.part").read_bytes()
+    kept = (tmp_path / "a.txt.mner.part").read_bytes()
     assert len(kept) >= 1000
     assert CONTENT.startswith(kept)
     server.stall_after = None

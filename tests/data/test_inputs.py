@@ -156,7 +156,7 @@ def test_what_a_post_has_by_its_ids():
 
 def test_unknown_needs_are_refused():
     assert check_needs(["boxes", "groups"]) == {"boxes", "groups"}
-    with pytest.raises(ValueError, match=r"It needs \['box'\]; expected some of \['boxes', 'groups'"):
+    with pytest.raises(ValueError, match=r"It needs \['box'\]; expected some of \['boxes', 'contexts'"):
         check_needs({"box"}, "It")
 
 

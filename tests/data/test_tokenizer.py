@@ -1,3 +1,6 @@
+import shutil
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +16,7 @@ from mner.data.tokenizer import (
     _shorten_words,
     encoder_limit,
 )
+from mner.errors import CheckpointError
 
 WORDS = ["Anna", "visits", "http://t.co/AbC", "\ufe0f", "l.a.", "_", "\u00a0", "ok"]
 
@@ -196,3 +200,34 @@ def test_files_stay_in_their_folder(bert_folder):
 def test_no_words_is_an_error(bert_folder):
     with pytest.raises(ValueError, match="at least one word"):
         PostTokenizer(bert_folder).encode([])
+
+
+def test_halves_of_surrogate_pairs_are_unknown_and_no_error(bert_folder):
+    tokenizer = PostTokenizer(bert_folder)
+    words, texts = ["a\ud800", "\udfff", "b"], ["c \udc00"]
+    assert len(tokenizer.encode(words, texts).word_starts) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *product(("tokenizer.json", "tokenizer_config.json"), (b"", b"{", b"\xff\xfe{\x00}")),
+        ("tokenizer.json", b'{"version": true}'),
+        ("tokenizer_config.json", b'{"unk_token": "[UN/]"}'),
+    ],
+)
+def test_a_damaged_tokeniser_is_refused_in_one_line(bert_folder, tmp_path, name, content):
+    folder = shutil.copytree(bert_folder, tmp_path / "bert")
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged") as found:
+        PostTokenizer(str(folder))
+    assert "\n" not in str(found.value)
+
+
+def test_a_tokeniser_with_special_pieces_that_the_encoder_lacks(bert_folder):
+    tokenizer = PostTokenizer(bert_folder)
+    size = len(tokenizer.tokenizer)
+    tokenizer.check_fits(size)
+    tokenizer.check_fits(None)
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        tokenizer.check_fits(3)

@@ -1,7 +1,7 @@
 """Pieces of words against those of running text, for each kind of tokeniser; special tokens; files that are no text."""
 
 import json
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GPT2Tokenizer, PreTrainedTokenizerFast, RobertaTokenizer, T5Tokenizer, XLMRobertaTokenizer
 
+from mner.data.batching import Collate
+from mner.data.dataset import MNERDataset
+from mner.data.examples import Example
 from mner.data.tokenizer import BINARY, PostTokenizer, read_kept, write_kept
 from mner.fusion import TextOnly
 from mner.labels import bio_labels
+from mner.nn import only_context
 from mner.tagger.hub import load_model
 from mner.tagger.tagger import Tagger
 from mner.training.checkpoint import read_checkpoint
@@ -141,7 +145,7 @@ def test_a_script_that_nobody_thought_of(tmp_path, scheme):
 
 def test_special_tokens_are_those_of_the_tokeniser(folder):
     post = PostTokenizer(folder)
-    ids, starts, post_length = post.encode_plain(["東京"], ["東京"], post.learn(["東京"], ["東京"]))
+    ids, starts, post_length, _ = post.encode_plain(["東京"], ["東京"], post.learn(["東京"], ["東京"]))
     pair = post.tokenizer("東京", "東京")["input_ids"]
     special = set(post.tokenizer.all_special_ids) - {post.tokenizer.unk_token_id}
     assert [piece for piece in ids if piece in special] == [piece for piece in pair if piece in special]
@@ -151,6 +155,31 @@ def test_special_tokens_are_those_of_the_tokeniser(folder):
     assert (single[0] in special) == (alone[0] in special)
     assert starts[0] == next(place for place, piece in enumerate(single) if piece not in special)
     assert len(single) <= post_length + 1
+
+
+def test_bounds_tell_the_texts_apart(folder):
+    """A post with one of its texts has the pieces that it has without the others; in a batch too."""
+    post, texts = PostTokenizer(folder), ("東京 in", "", "Lagos", "a b")
+    ids, _, post_length, bounds = post.encode_plain(POST, texts, post.learn(POST, texts))
+    alone = [post.encode(POST, (text,)).ids.tolist() for text in texts]
+    for text, one, (start, end) in zip(texts, alone, pairwise(bounds), strict=True):
+        assert (ids[: bounds[0]] + ids[start:end] if text else post.encode(POST).ids.tolist()) == one
+        assert bool(text) == (end > start)
+    assert len(bounds) == len(texts) + 1
+    assert post_length <= bounds[0] + 1
+    assert bounds[-1] == len(ids)
+
+    posts = [Example("0", None, tuple(POST), None, texts), Example("1", None, ("in",), None, ("", "Anna"))]
+    collate = Collate(post.pad_id, needs={"contexts"})
+    batch = collate([*MNERDataset(posts, ["O"], post)])
+    for source, one in enumerate(alone, start=1):
+        view = only_context(batch, source)
+        assert view["token_ids"][0][view["token_mask"][0]].tolist() == one
+        assert view["token_mask"][0, : len(one)].all()
+        other = post.encode(("in",), ("Anna",) if source == 2 else ())
+        assert view["token_ids"][1][view["token_mask"][1]].tolist() == other.ids.tolist()
+        segments = [int(place >= other.post_length) for place in range(len(other.ids))]
+        assert view["segment_ids"][1][view["token_mask"][1]].tolist() == segments
 
 
 def test_files_make_the_same_tokeniser(folder):

@@ -23,11 +23,14 @@ from mner.encoders.word_level import UNKNOWN, WordLevelConfig, WordLevelModel
 from mner.errors import CheckpointError
 from mner.fusion import (
     CharacterImage,
+    CorrelationFusion,
     CrossModalEncoder,
     FusionModule,
     RelationPropagation,
     TextOnly,
     TransformerAttention,
+    TwoStream,
+    VisualPrefix,
 )
 from mner.labels import bio_labels
 from mner.tagger.onnx import TOLERANCE, export_onnx
@@ -226,8 +229,10 @@ def test_lora_and_regions_inside_the_encoder_are_refused_by_name(folder):
         TransformerAttention(LABELS, text_encoder=folder, region_width=4)
 
 
-# Three read regions with word pieces, which this encoder has none of; CharacterImage does not train its text encoder.
-LEFT_OUT = (TransformerAttention, RelationPropagation, CharacterImage, CrossModalEncoder)
+# They read regions with word pieces or inside its layers, of which this encoder has none; CharacterImage does not train
+# its text encoder.
+WITHIN = (TransformerAttention, RelationPropagation, CrossModalEncoder, TwoStream, VisualPrefix, CorrelationFusion)
+LEFT_OUT = (*WITHIN, CharacterImage)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in STRATEGIES if cls not in LEFT_OUT])

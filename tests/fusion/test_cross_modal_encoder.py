@@ -12,7 +12,6 @@ from transformers import LxmertConfig, LxmertModel
 from mner.data.sample.batches import rearranged
 from mner.encoders.text import TextEncoder
 from mner.fusion import CrossModalEncoder, FusionModule
-from mner.fusion.cross_modal_encoder import placed
 from mner.nn.masking import first_pieces
 from mner.testing import check_fusion
 from tests.fusion.samples import F, build, close, labels, sample, wide
@@ -69,7 +68,7 @@ def test_fresh_layers_stand_on_the_output_of_another_encoder(batch):
     regions, mask = module.raw_regions(batch)
     pieces, seen = (each.float().masked_fill(~each, -1e30)[:, None, None] for each in (batch["token_mask"], mask))
     pieces, seen = pieces.clamp(max=0), seen.clamp(max=0)
-    objects = module.fresh.visn_fc(regions, placed(batch, mask))
+    objects = module.fresh.visn_fc(regions, module.boxes(batch, mask))
     for layer in module.fresh.r_layers:
         objects = layer(objects, seen)[0]
     (cross,) = module.fresh.x_layers

@@ -9,7 +9,7 @@ from torch import nn
 from mner.encoders.characters import characters_to_ids
 from mner.fusion import GuidingObjects
 from mner.fusion.guiding_objects import GuidingObjectsFusion, HeadAttention, NameEncoder
-from mner.fusion.unified_multimodal_transformer import CrossModalLayer
+from mner.nn.attention import CrossModalLayer
 from tests.fusion.samples import build, close, sample, wide, without_gradient
 
 D = 8

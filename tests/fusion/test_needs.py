@@ -1,6 +1,7 @@
 """Strategies that need more than regions: served, refused, trained, saved, tagged with."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from mner.cli import main
 from mner.data import SampleDataModule, Twitter2017DataModule
+from mner.data.formats.context import read_context
 from mner.data.formats.images import ImageFolder
 from mner.data.recipe import check_inputs
 from mner.errors import CheckpointError, DataFormatError, DataNotFoundError
 from mner.fusion import FusionModule, TextOnly
 from mner.preprocessing.features import features
+from mner.preprocessing.objects import objects
 from mner.probing.runner import Runner
 from mner.tagger.decoder import Section
 from mner.tagger.onnx import export_onnx
@@ -22,7 +26,7 @@ from mner.tagger.tagger import Tagger
 from mner.testing import CHECKS, check_fusion
 from mner.training import Trainer
 from tests import needy_fusions as needy
-from tests.tiny_sets import WIDTH, write_twitter
+from tests.tiny_sets import WIDTH, write_regions, write_twitter
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 SEEN = {"image_encoder": "test_resnet", "image_weights": None}
@@ -202,7 +206,10 @@ def test_names_from_a_context_called_tags_without_images(root, bert_folder, tmp_
 
 @pytest.fixture(scope="module")
 def tweets(tmp_path_factory):
-    return write_twitter(tmp_path_factory.mktemp("tweets") / "twitter")
+    root = write_twitter(tmp_path_factory.mktemp("tweets") / "twitter")
+    shutil.rmtree(root / "regions")
+    write_regions(root / "regions", [root / "images"], sizes=False)  # an older store
+    return root
 
 
 def model_of(cls, **options):
@@ -259,6 +266,53 @@ def test_a_file_of_names_is_read_and_a_bad_relation_named(tweets):
     bad = Twitter2017DataModule(str(tweets), features="regions", relations="bad.tsv")
     with pytest.raises(DataFormatError, match=r"bad.tsv:1: .*the value 2 of image '1000'"):
         check_inputs(model_of(needy.Related, region_width=WIDTH), bad)
+
+
+def test_a_file_that_knows_no_post_is_refused_and_one_that_knows_some_told_of(tweets, caplog):
+    (tweets / "names.jsonl").write_text(json.dumps({"image_id": "1000.jpg", "text": "tree, dog"}) + "\n")
+    (tweets / "some.tsv").write_text("0000\t0.5\n1000\t1\n1001\t0\n")
+    data = Twitter2017DataModule(str(tweets), features="regions", object_names="names.jsonl", relations="some.tsv")
+    _ready(data, model_of(needy.Placed, region_width=WIDTH))
+    data.setup("fit")
+    posts = len(data.datasets["valid"])
+    data.val_dataloader()
+    data.val_dataloader()
+    told = [record.getMessage() for record in caplog.records]
+    assert told.count(f"valid: {posts - 1} of {posts} posts have no text in object_names names.jsonl") == 1
+    assert told.count(f"valid: {posts - 2} of {posts} posts have no value in relations some.tsv") == 1
+    with pytest.raises(DataNotFoundError, match=rf"names.jsonl has a text for none of the {posts} train posts"):
+        data.train_dataloader()
+    (tweets / "other.tsv").write_text("17_06_1\t0.5\n")
+    other = Twitter2017DataModule(str(tweets), features="regions", relations="other.tsv")
+    _ready(other, model_of(needy.Related, region_width=WIDTH))
+    with pytest.raises(DataNotFoundError, match=rf"other.tsv has a value for none of the {posts} valid posts"):
+        other.val_dataloader()
+
+
+def test_names_of_a_classifier_serve(root, bert_folder, tmp_path):
+    """By the one command that makes them, from a detector or from ImageNet's classes; to train, and to tag with."""
+    objects(root / "images", root / "classes.jsonl", "test_resnet", "random", min_score=0, device="cpu", num_workers=0)
+    data = images(root, bert_folder)
+    data.object_names = "classes.jsonl"
+    fit(needy.Named, data, bert_folder, tmp_path / "model.ckpt", **SEEN)
+    batch = next(iter(data.val_dataloader()))
+    texts = read_context(root / "classes.jsonl")
+    for post_image, names in zip(batch["image_id"], batch["object_names"], strict=True):
+        if post_image in texts:
+            assert list(filter(None, names)) == texts[post_image].split(", ")
+    assert any(any(names) for names in batch["object_names"])
+    picture = next(iter((root / "images").iterdir())).name
+    post = {"id": "1", "text": "so proud of Quillon", "image": picture, "object_names": texts[picture].split(", ")}
+    (tmp_path / "posts.jsonl").write_text(json.dumps(post) + "\n")
+    out = tmp_path / "tagged.jsonl"
+    arguments = [str(tmp_path / "posts.jsonl"), "--checkpoint", str(tmp_path / "model.ckpt"), "--device", "cpu"]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert main(["tag", *arguments, "--images", str(root / "images"), "--output", str(out)]) == 0
+    assert not [one for one in told if "object_names" in str(one.message)]
+    (tagged,) = (json.loads(line) for line in out.read_text().splitlines())
+    assert tagged["object_names"] == post["object_names"]
+    assert "error" not in tagged
 
 
 def test_a_graph_has_no_inputs_for_it(root, bert_folder, tmp_path):

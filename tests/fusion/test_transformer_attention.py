@@ -22,8 +22,10 @@ from transformers import (
 )
 
 from mner.encoders.text import TextEncoder
-from mner.fusion.transformer_attention import SUPPORTED, SingleStream, TransformerAttention
+from mner.fusion.transformer_attention import SUPPORTED, LateStream, SingleStream, TransformerAttention
 from mner.labels import bio_labels
+from mner.nn.masking import first_pieces
+from mner.testing import check_fusion
 
 F, V, PAD = 6, 40, 1
 LABELS = bio_labels(["PER", "LOC"])
@@ -300,3 +302,76 @@ def test_image_encoder_runs_once_a_batch():
     module.losses({**batch, "image": torch.randn(2, 3, 64, 64)})["tagging"].backward()
     assert len(calls) == 1
     assert module.stream.projection.weight.grad.abs().max() > 0
+
+
+# From a layer on: the tagger of Prompt-Me-Up
+
+LATE = [config for config in CONFIGS if config.model_type not in ("visual_bert", "albert")]
+every_late_kind = pytest.mark.parametrize("config", LATE, ids=lambda config: config.model_type)
+
+
+@every_late_kind
+@torch.no_grad()
+def test_late_regions_are_read_by_the_last_layer_alone(config):
+    """Against transformers: its own call for the text, and one layer of it over text and regions of a post alone."""
+    encoder, batch = encoder_of(config), make_batch()
+    stream = wide(LateStream(encoder.model, F, start_layer=1))
+    words = read(stream, encoder, batch)
+    for row, (length, count) in enumerate(((5, 3), (3, 1))):
+        alone = one_of(batch, row)
+        assert alone["regions"].shape[1] == count
+        segments = {"token_type_ids": alone["segment_ids"]} if encoder.has_segments else {}
+        first = encoder.model(alone["token_ids"], output_hidden_states=True, **segments).hidden_states[1]
+        states = torch.cat([first, stream.norm(stream.projection(alone["regions"]))], 1)
+        expected = encoder.layers[1](states, None)[0, alone["word_starts"][0]]
+        torch.testing.assert_close(words[row, :length], expected, atol=1e-5, rtol=1e-4)
+
+
+@every_late_kind
+@torch.no_grad()
+def test_without_late_regions_it_is_the_text_encoder(config):
+    encoder, batch = encoder_of(config), make_batch()
+    stream = wide(LateStream(encoder.model, F, start_layer=1))
+    words = read(stream, encoder, batch, region_mask=torch.zeros(2, 3, dtype=torch.bool))
+    states = encoder(batch["token_ids"], batch["token_mask"], batch["segment_ids"])
+    mask = batch["word_mask"]
+    torch.testing.assert_close(words[mask], first_pieces(states, batch["word_starts"])[mask], atol=1e-5, rtol=1e-4)
+
+
+@every_late_kind
+@torch.no_grad()
+def test_late_regions_matter_and_their_order_does_not(config):
+    encoder, batch = encoder_of(config), make_batch()
+    stream = wide(LateStream(encoder.model, F, start_layer=1))
+    words, order, mask = read(stream, encoder, batch), torch.tensor([2, 0, 1]), batch["word_mask"]
+    moved = read(stream, encoder, batch, regions=batch["regions"][:, order], region_mask=batch["region_mask"][:, order])
+    torch.testing.assert_close(moved[mask], words[mask], atol=1e-5, rtol=0)
+    assert (read(stream, encoder, batch, regions=batch["regions"].flip(0)) - words)[mask].abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("config", "layer", "said"),
+    [
+        (CONFIGS[0], 1, "got a VisualBERT"),
+        (CONFIGS[1], 1, "can be run layer by layer"),
+        (CONFIGS[2], 2, r"`start_layer` of 1 … 1 for 2 layers, but got 2"),
+        (CONFIGS[2], -1, r"`start_layer` of 1 … 1 for 2 layers, but got -1"),
+    ],
+)
+def test_late_regions_need_layers_that_can_take_them(config, layer, said):
+    with pytest.raises(ValueError, match=said):
+        TransformerAttention(LABELS, text_encoder=config.to_dict(), region_width=F, start_layer=layer)
+
+
+def test_late_regions_as_a_strategy():
+    options = {"text_encoder": CONFIGS[2].to_dict(), "region_width": F, "dropout": 0.0, "start_layer": 1}
+    module = wide(TransformerAttention(LABELS, **options))
+    assert isinstance(module.stream, LateStream)
+    test_every_parameter_learns(module)
+    test_one_post_is_tagged_as_in_a_batch(module.eval())
+    test_a_post_without_image_shows_the_learned_vector(module)
+
+
+@pytest.mark.slow
+def test_late_regions_hold_what_every_strategy_must():
+    check_fusion(TransformerAttention, start_layer=1)

@@ -61,8 +61,9 @@ def batch():
     }
 
 
-def build(strategy, text_encoder=BERT):
-    module = strategy(LABELS, text_encoder=text_encoder, **({} if strategy is TextOnly else {"region_width": F}))
+def build(strategy, text_encoder=BERT, **options):
+    width = {} if strategy is TextOnly else {"region_width": F}
+    module = strategy(LABELS, text_encoder=text_encoder, **width, **options)
     for name, parameter in module.named_parameters():
         if "norm" not in name.lower():
             nn.init.normal_(parameter, std=0.3)
@@ -131,6 +132,30 @@ def test_single_stream_maps_are_those_of_transformers(batch):
             output_attentions=True,
         ).attentions
         expected = (layers[1] + layers[2])[0].mean(0)[batch["word_starts"][row, :w], t:] / 2
+        torch.testing.assert_close(seen.maps["stream"][row, :w, :r], expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_maps_of_late_regions_are_those_of_the_layers_that_read_them(batch):
+    """Weights of the last layers, worked out from their own projections; the first reads no region."""
+    module = build(TransformerAttention, BERT, start_layer=1)
+    stream, encoder = module.stream, module.text_encoder
+    with capture_attention(module, last_layers=9) as seen:
+        module(batch)
+    for row, (w, r) in enumerate(zip(WORD_COUNTS, REGION_COUNTS, strict=True)):
+        t = 2 * w + 2
+        states, _ = encoder.embed(batch["token_ids"][row : row + 1, :t], None, batch["segment_ids"][row : row + 1, :t])
+        states = encoder.layers[0](states, None)
+        states = torch.cat([states, stream.norm(stream.projection(batch["regions"][row : row + 1, :r]))], 1)
+        total = 0.0
+        for layer in encoder.layers[1:]:
+            own = layer.attention.self
+            query, key = (
+                part(states).view(t + r, own.num_attention_heads, -1).transpose(0, 1) for part in (own.query, own.key)
+            )
+            total = total + (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1).mean(0)
+            states = layer(states, None)
+        expected = total[batch["word_starts"][row, :w], t:] / 2
         torch.testing.assert_close(seen.maps["stream"][row, :w, :r], expected, atol=1e-5, rtol=1e-4)
 
 

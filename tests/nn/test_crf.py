@@ -411,8 +411,8 @@ def test_what_is_told_of_masks_and_shapes():
     with pytest.raises(ValueError, match="prefix") as caught:
         random_crf(5)(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.long), mask)
     assert str(caught.value) == (
-        "Expected argument `mask` to be a prefix: true up to each row's length, false from there on; but got row 1 true "
-        "at 2 after false at 1"
+        "Expected argument `mask` to be a prefix: true up to each row's length, false from there on; but got row 1 "
+        "true at 2 after false at 1"
     )
     with pytest.raises(ValueError, match="shape") as caught:
         CRF(5, batch_first=False).decode(torch.zeros(2, 3, 4))

@@ -17,11 +17,13 @@ from mner.labels import bio_labels
 from mner.nn import (
     divergence,
     info_nce,
+    only_context,
     reverse_gradient,
     soft_label_loss,
     straight_through,
     without_context,
     without_image,
+    without_padding,
 )
 from mner.nn.crf import CRF
 
@@ -353,6 +355,51 @@ def test_without_context_equals_a_batch_built_without(dataset, bert_folder, cls,
     assert not torch.allclose(module.emissions(full)[mask], module.emissions(bare)[mask], atol=1e-4)
     assert full["segment_ids"].any(), "the batch itself has changed"
     assert full["token_mask"].sum() > view["token_mask"].sum() == bare["token_mask"].sum()
+
+
+@pytest.mark.parametrize("roberta", [False, True])
+@pytest.mark.parametrize("source", [1, 2, 3])
+def test_only_context_equals_a_batch_with_that_source_alone(bert_folder, roberta, source):
+    sources = [("a dog and a very long text", "a tag"), ("", "a b c"), ("x", "")]
+    module = TextOnly(bio_labels(["PER"]), text_encoder=ROBERTA if roberta else bert_folder).eval()
+
+    def batch(texts):
+        posts = [
+            Example(str(row), None, words, ("O",) * len(words), some)
+            for row, ((words, _), some) in enumerate(zip(POSTS, texts, strict=True))
+        ]
+        dataset = MNERDataset(posts, bio_labels(["PER"]), PostTokenizer(bert_folder))
+        return Collate(0, needs={"contexts"})([*dataset])
+
+    full, mask = batch(sources), batch(sources)["word_mask"]
+    alone = batch([some[source - 1 : source] for some in sources])
+    torch.testing.assert_close(
+        module.emissions(only_context(full, source))[mask], module.emissions(alone)[mask], rtol=0, atol=1e-6
+    )
+    assert not torch.allclose(module.emissions(full)[mask], module.emissions(alone)[mask], atol=1e-4)
+    # With one source nobody has to say whose its pieces are.
+    del alone["context_ids"]
+    if source < 3:
+        view = module.emissions(only_context(alone, 1))
+        torch.testing.assert_close(view[mask], module.emissions(alone)[mask], rtol=0, atol=1e-6)
+        without = module.emissions(without_context(alone))
+        torch.testing.assert_close(module.emissions(only_context(alone, 2))[mask], without[mask], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [TextOnly, TransformerAttention])
+def test_without_padding_the_same_posts_are_shorter(dataset, bert_folder, cls):
+    width = {"region_width": WIDTH} if cls.uses_image else {}
+    module = cls(bio_labels(["PER"]), text_encoder=bert_folder, **width).eval()
+    full = Collate(0, region_width=WIDTH, needs={"contexts"})(list(dataset(True)))
+    bare = Collate(0, region_width=WIDTH)(list(dataset(False)))
+    view, mask = without_padding(without_context(full)), full["word_mask"]
+    assert view["token_ids"].shape == view["context_ids"].shape == bare["token_ids"].shape
+    assert torch.equal(view["token_mask"], bare["token_mask"])
+    torch.testing.assert_close(
+        module.emissions(view)[mask], module.emissions(without_context(full))[mask], rtol=0, atol=1e-6
+    )
+    assert full["token_ids"].shape[1] > view["token_ids"].shape[1]
+    assert torch.equal(without_padding(full)["token_ids"], full["token_ids"])
 
 
 def test_without_image_equals_posts_without(dataset, bert_folder):

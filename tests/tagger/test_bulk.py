@@ -19,7 +19,7 @@ from mner.data import read_conll
 from mner.errors import DataFormatError, DataNotFoundError, MNERError
 from mner.fusion import CoAttention, TextOnly
 from mner.tagger.bulk import Sink, run
-from mner.tagger.bulk_input import MAX_BYTES
+from mner.tagger.bulk_input import MAX_BYTES, Images, from_lines
 from mner.tagger.tagger import Tagger
 from tests.tagging import save_checkpoint
 
@@ -533,3 +533,22 @@ def test_other_fields_of_a_post_stay(tmp_path, checkpoint, capsys):
     assert [post.id for post in read_conll(conll)] == ["a", "b", "line 4", "2", "4"]
     errors = lines(tmp_path / "out.conll.errors.jsonl")
     assert [record["id"] for record in errors] == ["c", "line 4"]
+
+
+def test_what_a_strategy_may_need_stands_in_the_post(tmp_path):
+    given = write(
+        tmp_path / "posts.jsonl",
+        {"text": "Anna sings", "object_names": ["dog", "red car"], "relation": 0.25},
+        {"tokens": ["Anna"], "object_names": [], "relation": 1},
+        {"text": "Anna", "relation": 2},
+        {"text": "Anna", "relation": "much"},
+        {"text": "Anna", "object_names": "dog"},
+    )
+    with open(given, "rb") as stream:
+        found = list(from_lines(stream, "posts", Images(None)))
+    assert [(one.post.object_names, one.post.relation) for one in found[:2]] == [(("dog", "red car"), 0.25), ((), 1)]
+    assert found[0].own == {"object_names": ["dog", "red car"], "relation": 0.25}
+    assert [one.post for one in found[2:]] == [None] * 3
+    assert "from 0 to 1, but got 2" in found[2].error
+    assert "a string as 'relation'; expected a number from 0 to 1" in found[3].error
+    assert "'object_names'" in found[4].error

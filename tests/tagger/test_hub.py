@@ -277,6 +277,8 @@ def test_damaged_models(copy):
         ({"hyper_parameters": good["hyper_parameters"] | {"strange": 1}}, "do not make a model"),
         ({"text_config": {"model_type": "nothing"}}, "do not make a model"),
         ({"text_config": 3}, "mner saved"),
+        ({"scores": 3}, "mner saved"),
+        ({"data": 3}, "it has 3 as data"),
     ]:
         (copy / "config.json").write_text(json.dumps(good | wrong))
         refused(said)

@@ -12,7 +12,7 @@ from PIL import Image
 from mner.cli import main
 from mner.cli.tagging import export
 from mner.errors import CheckpointError, DataNotFoundError, MissingDependencyError
-from mner.fusion import Concatenation, FusionModule, TextOnly, TransformerAttention
+from mner.fusion import Concatenation, CrossViewAlignment, FusionModule, TextOnly, TransformerAttention
 from mner.preprocessing.features import features
 from mner.tagger.engines import Exported
 from mner.tagger.onnx import TOLERANCE, export_onnx
@@ -47,7 +47,9 @@ def agree(tagger, folder, **post):
 
 REFUSED = {
     "CrossModalEncoder": "needs boxes",
+    "TwoStream": "needs boxes",
     "GuidingObjects": "needs object_names",
+    "RetrievalExperts": "own `posterior`",
     "VisuallyAidedAttention": "cannot be exported",
 }
 
@@ -90,6 +92,18 @@ def test_visual_bert(tmp_path, posts_folder, bert_folder, store):
     tagger = Tagger.from_checkpoint(path, device="cpu")
     assert export_onnx(tagger, tmp_path / "out") <= TOLERANCE
     agree(tagger, tmp_path / "out", image=Image.new("RGB", (80, 60), (200, 40, 10)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cls", "options"), [(TransformerAttention, {"start_layer": 1}), (CrossViewAlignment, {"view": "post"})]
+)
+def test_with_options_that_change_the_graph(cls, options, tmp_path, posts_folder, bert_folder, store):
+    options = {**options, **({"features": store} if cls.uses_image else {"context": ["captions.jsonl"]})}
+    path = save_checkpoint(tmp_path / "a.ckpt", cls, posts_folder, bert_folder, **options)
+    tagger = Tagger.from_checkpoint(path, device="cpu")
+    assert export_onnx(tagger, tmp_path / "out") <= TOLERANCE
+    agree(tagger, tmp_path / "out", image=Image.new("RGB", (80, 60), (200, 40, 10)), context="a picture")
 
 
 @pytest.fixture(scope="module")

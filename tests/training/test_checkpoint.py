@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -292,6 +293,46 @@ def test_a_file_that_is_no_checkpoint(tmp_path, text_checkpoint):
             read_checkpoint(path)
     with pytest.raises(CheckpointError, match="No checkpoint at"):
         read_checkpoint(tmp_path / "none.ckpt")
+
+
+@pytest.mark.parametrize("member", ["]q", "X\x07\x00\x00\x00mner", "K\x01q", "\x80\x02R.", "\x80\x02N)\x81."])
+def test_a_pickle_that_nobody_wrote(tmp_path, text_checkpoint, member):
+    path = tmp_path / "some.ckpt"
+    with zipfile.ZipFile(text_checkpoint[0]) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, member.encode("latin-1") if name.endswith("data.pkl") else old.read(name))
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("mner", "class"), None, "it has None as mner/class, where mner writes str"),
+        (("mner", "class"), "../x", "cannot be imported"),
+        (("mner", "text_config"), [], r"it has \[\] as mner/text_config"),
+        (("mner", "data"), "x", "it has 'x' as data"),
+        (("mner", "data", "tokenizer"), {"vocab.txt": 3}, "it has 3 as data/tokenizer"),
+        (("mner", "data", "context"), "x", "it has 'x' as data/context"),
+        (("mner", "data", "max_length"), 0, "it has 0 as data/max_length"),
+        (("mner", "data", "words"), "x", "it has 'x' as data/words"),
+        (("hyper_parameters",), 1.5, "it has 1.5 as hyper_parameters"),
+        (("hyper_parameters", "labels"), 7, "do not make a model"),
+        (("hyper_parameters", "dropout"), float("nan"), "Expected `dropout` to be a probability"),
+        (("hyper_parameters", "strange"), 7, "do not make a model"),
+        (("state_dict",), [], r"it has \[\] as state_dict"),
+        (("state_dict", "head.bias"), torch.zeros(2), "do not make a model"),
+    ],
+)
+def test_a_checkpoint_that_somebody_changed_is_refused_in_one_line(tmp_path, text_checkpoint, place, value, said):
+    content = torch.load(text_checkpoint[0], weights_only=True)
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    torch.save(content, tmp_path / "some.ckpt")
+    with pytest.raises(CheckpointError, match=said):
+        FusionModule.load_from_checkpoint(tmp_path / "some.ckpt")
 
 
 def test_restoring_into_another_model_is_refused(here, text_checkpoint):

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mner.batch import Batch
 from mner.data.batching import BucketSampler, Collate
@@ -34,7 +34,8 @@ class JointDataModule(pl.LightningDataModule):
 
     Args:
         data: The data modules by name; the names are those of the model's label sets. All have one tokeniser, which
-            they take from the model unless another was asked for.
+            they take from the model unless another was asked for. On the command line, one with `images` names its
+            `image_encoder` too.
         num_workers: Processes that prepare batches.
         seed: Of the order of the batches; None for that of the first data module.
 
@@ -110,14 +111,13 @@ class JointDataModule(pl.LightningDataModule):
         """Batches of the test splits, one data set after the other."""
         return self._loader("test", shuffle=False)
 
-    def predict_dataloader(self) -> PostLoader:
+    def predict_dataloader(self) -> DataLoader[Batch]:
         """Not here: predictions are of one data set.
 
         Raises:
             MNERError: Always.
         """
-        name = next(iter(self.parts))
-        raise MNERError(f"Expected one data set to predict: model.use({name!r}), and datamodule=data.parts[{name!r}]")
+        return chosen_part(self, None).predict_dataloader()
 
     def _loader(self, split: Split, shuffle: bool) -> PostLoader:
         if len({part.post_tokenizer.fingerprint for part in self.parts.values()}) > 1:
@@ -235,6 +235,26 @@ def parts_of(data: Any, model: Any) -> dict[str, MNERDataModule]:
         found = cast(dict[str, Any], model.label_sets) or "one list of labels"
         raise MNERError(f"Expected a model with `labels=data.labels`, {data.labels}, but got one with {found}")
     return data.parts
+
+
+def chosen_part(data: MNERDataModule | JointDataModule, label_set: str | None) -> MNERDataModule:
+    """The one data set that predictions are made of.
+
+    Args:
+        data: The data module of a run.
+        label_set: Which of several data sets; None if there is but one.
+
+    Raises:
+        MNERError: If it is none of them.
+    """
+    if isinstance(data, JointDataModule):
+        if label_set not in data.parts:
+            names = " or ".join(map(repr, data.parts))
+            raise MNERError(f"Expected the data set to predict, {names}, as `label_set`, but got {label_set!r}")
+        return data.parts[label_set]
+    if label_set is not None:
+        raise MNERError(f"Expected no label set, since there is one data set, but got {label_set!r}")
+    return data
 
 
 def described(data: Mapping[str, Any], label_set: str | None) -> dict[str, Any]:

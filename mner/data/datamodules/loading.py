@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +15,14 @@ from torch.utils.data import DataLoader
 from mner.batch import Batch
 from mner.data.batching import Collate
 from mner.data.dataset import MNERDataset
-from mner.data.examples import Split
-from mner.data.formats.context import Texts
+from mner.data.examples import Example, Split
+from mner.data.formats.context import Texts, find_text
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageSource
 from mner.data.formats.relations import read_relations
 from mner.data.inputs import OF_REGIONS, PostInputs, check_needs
 from mner.data.loader import post_loader
-from mner.data.sources import find_place, read_source
+from mner.data.sources import find_place, read_source, report_coverage
 from mner.data.tokenizer import PostTokenizer
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class BatchLoading(pl.LightningDataModule):
         self.broken_images: set[str] = set()
         self._folders: list[ImageSource] = []
         self._served: Any = None
+        self._told: dict[str, frozenset[str]] = {}
 
     # What the other half knows
 
@@ -175,6 +178,10 @@ class BatchLoading(pl.LightningDataModule):
     def collate(self, dataset: MNERDataset) -> Collate:
         """What makes batches of posts that this data module prepared."""
         dataset.inputs = self.post_inputs()
+        split = next((name for name, known in self.datasets.items() if known is dataset), None)
+        if split is not None and self._told.get(split) != self.needs:
+            self._told[split] = self.needs
+            self._report(split, dataset.examples, dataset.inputs)
         image_shape, grid = None, (1, 1)
         if dataset.transform is not None:
             size: int = dataset.transform.size  # type: ignore[attr-defined]
@@ -186,6 +193,16 @@ class BatchLoading(pl.LightningDataModule):
         return Collate(
             tokenizer.pad_id, image_shape, self.region_width, self.needs, grid, self.labels, tokenizer.fingerprint
         )
+
+    def _report(self, split: str, posts: Sequence[Example], inputs: PostInputs) -> None:
+        """How many posts the files of names and of relations say nothing about."""
+        if (names := inputs.names) is not None:
+            without = sum(not find_text(names, post) for post in posts)
+            report_coverage(f"object_names {self.object_names}", "text", without, len(posts), split)
+        if inputs.relations is not None:
+            seen = [post for post in posts if post.image_id is not None]
+            without = sum(math.isnan(inputs.relation(post)) for post in seen)
+            report_coverage(f"relations {self.relations}", "value", without, len(seen), split)
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
         return post_loader(dataset, self.collate(dataset), batch_size, shuffle, self.seed, self.num_workers)

@@ -17,7 +17,7 @@ from mner.data.formats.feature_format import DTYPES, VERSION, columns_of, read_b
 from mner.data.formats.image_names import image_key, unusable
 from mner.data.formats.images import Reason
 from mner.errors import DataFormatError
-from mner.files import flush, lock, replace, write_json
+from mner.files import flush, is_draft, lock, replace, write_json
 
 # What may differ when writing goes on.
 _CHANGES = ("mner_features", "mner", "complete", "suffixes")
@@ -26,11 +26,11 @@ _CHANGES = ("mner_features", "mner", "complete", "suffixes")
 class FeatureWriter:
     """Writes a store, or goes on with one that was left unfinished. One process at a time.
 
-    ```python
-    with FeatureWriter("features", kind="grid", encoder="resnet152", width=2048) as writer:
-        writer.append(["17_06_1"], [features])
-        writer.finish()
-    ```
+    For example::
+
+        with FeatureWriter("features", kind="grid", encoder="resnet152", width=2048) as writer:
+            writer.append(["17_06_1"], [features])
+            writer.finish()
 
     Args:
         path: Folder of the store.
@@ -212,7 +212,9 @@ class FeatureWriter:
 
     def _make_folder(self) -> None:
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "meta.json").exists():
-            others = sorted(entry.name for entry in self.path.iterdir() if entry.name != "lock")
+            # A run that was killed while it wrote the first meta.json leaves the lock and a draft.
+            names = sorted(entry.name for entry in self.path.iterdir())
+            others = [name for name in names if name != "lock" and not is_draft(name)]
             if others:
                 raise DataFormatError(
                     self.path,

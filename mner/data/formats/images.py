@@ -20,9 +20,10 @@ from mner.data.formats.image_names import shown as shown
 from mner.errors import DataNotFoundError
 
 Reason = Literal[
-    "", "missing", "unreadable", "empty", "not an image", "too large", "truncated or damaged", "unusable name"
-]
-"""Why an image could not be opened; empty where it could."""
+    "", "missing", "unreadable", "empty", "not an image", "too large", "truncated or damaged", "unusable name",
+    "no regions",
+]  # fmt: skip
+"""Why an image could not be opened, or has none of what was asked for; empty where it could."""
 MAX_PIXELS = 89_478_485
 """More than this many pixels is taken for a decompression bomb, as Pillow does by default."""
 MANY_PIXELS = 16_000_000

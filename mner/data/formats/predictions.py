@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mner.data.examples import Example, fingerprint
@@ -23,7 +24,7 @@ from mner.data.formats.lines import (
     text_field,
 )
 from mner.data.formats.schemes import SchemeOf
-from mner.errors import DataFormatError
+from mner.errors import DataFormatError, DataNotFoundError
 from mner.files import STANDARD, refuse_foreign, whole, write_text
 from mner.labels import spans
 
@@ -153,11 +154,16 @@ def append_predictions(path: str | PathLike[str], posts: Iterable[Prediction]) -
     """Add posts to a prediction file that `write_predictions` began.
 
     Raises:
+        DataNotFoundError: If there is none.
+        DataFormatError: If it is another file.
         ValueError: If a post contradicts itself.
     """
+    if not Path(path).is_file() or not Path(path).stat().st_size:
+        raise DataNotFoundError(f"Expected a prediction file at {os.fspath(path)}; `write_predictions` begins one")
+    refuse_foreign(path, MARK)
+    lines = [_line(post) for post in posts]  # all of them, or none where one contradicts itself
     with open(path, "a", encoding="utf-8", newline="\n") as file:
-        for post in posts:
-            file.write(_line(post))
+        file.writelines(lines)
 
 
 def _line(post: Prediction) -> str:

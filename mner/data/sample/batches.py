@@ -40,7 +40,7 @@ class SampleBatches:
         text_encoder: Whose tokeniser to use.
         image_encoder: timm model that the drawn images are prepared for; None for stored regions, random numbers.
         region_width: f of the stored regions, of which a post has one to four.
-        needs: Inputs beyond regions: boxes, scores, object_names, relation, groups. They are made up.
+        needs: Inputs beyond regions: boxes, scores, object_names, relation, groups, which are made up, and contexts.
 
     Attributes:
         labels: The BIO labels.
@@ -65,8 +65,9 @@ class SampleBatches:
         self.needs, self.cells = sorted(needs), 1
         transform = None if image_encoder is None else transform_for(image_encoder)
         self.size = None if transform is None else transform.size
+        sources = ["captions.jsonl", *(["tags.jsonl"] if "contexts" in self.needs else [])]
         with TemporaryDirectory() as folder:
-            data = _FewPosts(f"{folder}/sample", text_encoder=text_encoder, context=["captions.jsonl"])
+            data = _FewPosts(f"{folder}/sample", text_encoder=text_encoder, context=sources)
             self.labels = data.labels
             self.posts = _choose(data.examples("train"))
             generator = np.random.default_rng(0)
@@ -84,7 +85,8 @@ class SampleBatches:
             )
             self._items: list[Item] = [dataset[row] for row in range(len(dataset))]
         shape = None if self.size is None else (3, self.size, self.size)
-        self._collate = Collate(data.post_tokenizer.pad_id, shape, None if transform else region_width)
+        real = frozenset(self.needs) & {"contexts"}
+        self._collate = Collate(data.post_tokenizer.pad_id, shape, None if transform else region_width, real)
         self._add_needed({}, torch.zeros(0, 1, dtype=torch.bool), [])  # refuses unknown names now
 
     def __call__(self, rows: Sequence[int] = range(6), images: Images = "given") -> Fields:
@@ -124,9 +126,10 @@ class SampleBatches:
                     [_THINGS[(row + at) % 4] if there else "" for at, there in enumerate(regions)]
                     for row, regions in real
                 ]
-            else:
+            elif need != "contexts":
                 raise ValueError(
-                    f"Expected `needs` to name some of boxes, scores, object_names, relation, groups, but got {need!r}"
+                    "Expected `needs` to name some of boxes, scores, object_names, relation, groups, contexts, but got "
+                    f"{need!r}"
                 )
 
 
@@ -134,7 +137,7 @@ def padded(batch: Fields, field: Literal["words", "word pieces", "regions"]) -> 
     """The batch with three more of something, all of it padding, with content that must not be read."""
     contents: dict[str, dict[str, float]] = {
         "words": {"word_starts": 0, "word_mask": 0, "tags": 0},
-        "word pieces": {"token_ids": 1, "token_mask": 0, "segment_ids": 1},
+        "word pieces": {"token_ids": 1, "token_mask": 0, "segment_ids": 1, "context_ids": 1},
         "regions": {"regions": 100, "region_mask": 0, "region_boxes": 1, "region_scores": 1, "region_group": 1},
     }
     wider = dict(batch)

@@ -19,7 +19,6 @@ from mner.data.formats.predictions import Prediction, ScoredSpan, prediction_hea
 from mner.errors import DataFormatError
 from mner.labels import spans
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 small = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 # Text in which each format's own signs are as frequent as letters.
@@ -235,17 +234,3 @@ def test_damaged_stores(tmp_path, file, content):
     path.write_text(content)
     with pytest.raises(DataFormatError, match=file.replace(".", r"\.")):
         _ = FeatureStore(tmp_path / "store").broken
-
-
-def test_fuzz(monkeypatch):
-    """A short run of the program that docs/robustness.md reports on."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from fuzz_readers import READERS, fuzz
-
-    counts, wrong = fuzz(1200, seed=1)
-    assert wrong == []
-    assert counts.keys() == {*READERS, "FeatureStore"}
-    for reader, outcomes in counts.items():
-        assert set(outcomes) <= {"read", "refused"}
-        assert outcomes["read"] > 10
-        assert outcomes["refused"] > 10 or reader.startswith("mner tag")  # there each line has an outcome

@@ -1,37 +1,32 @@
-"""Damaged files for every reader: each must give posts or an error that says where, and lose nothing in silence.
+"""Damaged files for every reader of text: posts or an error that says where, and nothing lost in silence.
 
 Valid files are made of invented posts with odd words, then broken as files are in real life (cut off, joined, saved in
 another encoding, columns dropped) and as an enemy would break them (bytes flipped, thousands of brackets, lines of a
 megabyte). What a reader gives is counted against the file by rules that share no code with it.
-
-    python benchmarks/fuzz_readers.py --inputs 200000
 """
 
 from __future__ import annotations
 
-import argparse
+import gzip
 import json
 import random
 import re
 import tempfile
-import time
-import traceback
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from breakage import BREAKS
+import numpy as np
+from outcomes import READ, Outcome, Target, broken, tried
 
 from mner.data.examples import Example
 from mner.data.formats.conll import read_conll, write_conll
 from mner.data.formats.context import read_context
-from mner.data.formats.feature_store import FeatureStore
-from mner.data.formats.feature_writer import FeatureWriter
 from mner.data.formats.images import image_key
 from mner.data.formats.json_lines import read_jsonl, write_jsonl
 from mner.data.formats.predictions import Prediction, ScoredSpan, prediction_header, read_predictions, write_predictions
-from mner.errors import DataFormatError
+from mner.data.formats.relations import read_relations
+from mner.data.formats.word_vectors import read_vectors
 from mner.labels import spans
 from mner.tagger.bulk_input import MAX_BYTES, Images, from_folder, from_lines
 
@@ -56,7 +51,6 @@ ODD += [
     "null",
 ]
 TAGS = ["O", "O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-Outcome = str  # "read", "refused", "lost: …", or the name of another exception
 
 
 class Reader(NamedTuple):
@@ -136,6 +130,31 @@ def make_text(pick: random.Random, path: Path) -> None:
     path.write_bytes(" ".join(posts(pick)[0].words).encode())
 
 
+def make_relations(pick: random.Random, path: Path) -> None:
+    """Does an image add to its text, as a number."""
+    values = [(f"16_{number}", round(pick.random(), 3)) for number in range(pick.randint(1, 6))]
+    as_json = pick.random() < 0.5
+    lines = [json.dumps({"image_id": key, "relation": n}) if as_json else f"{key}\t{n}" for key, n in values]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
+WANTED = {f"word{number}" for number in range(0, 99, 3)}
+
+
+def make_vectors(pick: random.Random, path: Path) -> None:
+    """Word vectors: GloVe's text, word2vec's text and binary, gzipped or not."""
+    words = list(dict.fromkeys(f"word{pick.randrange(99)}" for _ in range(pick.randint(1, 8))))
+    width, kind = pick.randint(1, 4), pick.choice(("glove", "text", "binary"))
+    raw = b"" if kind == "glove" else f"{len(words)} {width}\n".encode()
+    for word in words:
+        numbers = [pick.uniform(-2, 2) for _ in range(width)]
+        if kind == "binary":
+            raw += word.encode() + b" " + np.array(numbers, np.float32).tobytes() + b"\n"
+        else:
+            raw += f"{word} {' '.join(f'{number:.3f}' for number in numbers)}\n".encode()
+    path.write_bytes(gzip.compress(raw, 1) if pick.random() < 0.2 else raw)
+
+
 def tag_lines(path: Path) -> Any:
     """What `mner tag` makes of a file."""
     with path.open("rb") as stream:
@@ -187,6 +206,19 @@ def lost_texts(lines: list[str], found: Any) -> str:
     return ""
 
 
+def lost_values(lines: list[str], found: Any) -> str:
+    """Relations: a value for each image that is named, in its range."""
+    keys = {image_key(json.loads(line)["image_id"] if line.startswith("{") else line.split("\t")[0]) for line in lines}
+    good = keys == found.keys() and all(0 <= value <= 1 for value in found.values())
+    return "" if good else f"{found} of {keys}"
+
+
+def lost_vectors(lines: list[str], found: Any) -> str:
+    """Word vectors: all as wide as said, and finite."""
+    good = all(vector.shape == (found.width,) and np.isfinite(vector).all() for vector in found.vectors.values())
+    return "" if good else "a vector of another width, or with numbers that are none"
+
+
 def lost_given(lines: list[str], found: Any) -> str:
     """`mner tag`: each line that is not blank is a post or has an error, not both."""
     if any((one.post is None) == (not one.error) for one in found):
@@ -206,6 +238,8 @@ READERS = {
     "read_predictions, CoNLL": Reader(".txt", make_columns, read_predictions, lost_rows),
     "read_context, JSON lines": Reader(".jsonl", make_json_context, read_context, lost_texts),
     "read_context, plain lines": Reader(".txt", make_plain_context, read_context, lost_texts),
+    "read_relations": Reader(".txt", make_relations, read_relations, lost_values),
+    "read_vectors": Reader(".txt", make_vectors, lambda path: read_vectors(path, WANTED, 3), lost_vectors),
     "mner tag, lines": Reader(".jsonl", make_lines, tag_lines, lost_given),
     "mner tag, folder": Reader(".txt", make_text, tag_folder, lost_file),
 }
@@ -220,143 +254,44 @@ def non_empty(raw: bytes, name: str) -> list[str]:
     if name.startswith("mner tag"):
         lines = raw.split(b"\n")
         return [line.decode(errors="replace") for line in lines if line.strip() or len(line) > MAX_BYTES]
+    if name == "read_vectors":
+        return []
     lines = (line.removesuffix("\r") for line in raw.decode("utf-8-sig").split("\n"))
     return [line for line in lines if line]
 
 
-def outcome(name: str, path: Path, raw: bytes) -> tuple[Outcome, str]:
-    """What a reader makes of a file, and the details of what must not be."""
+def reader_target(name: str) -> Target:
+    """What breaks a valid file of one reader and reads it."""
     reader = READERS[name]
-    try:
-        found = reader.read(path)
-    except DataFormatError as error:
-        good = error.path == str(path) and error.line is not None and error.found and error.expected
-        return ("refused", "") if good else ("an error that does not say where", str(error))
-    except Exception as error:
-        return type(error).__name__, traceback.format_exc()
-    try:
-        lost = reader.lost(non_empty(raw, name), found)
-    except (ValueError, KeyError) as error:  # what was read should have been refused
-        lost = repr(error)
-    return ("lost something", lost) if lost else ("read", "")
 
+    def target(pick: random.Random, folder: Path) -> Callable[[], Outcome]:
+        path = folder / f"a{reader.suffix}"
 
-def store_outcome(folder: Path) -> tuple[Outcome, str]:
-    """As `outcome`, for stored features."""
-    try:
-        store = FeatureStore(folder)
-        _ = [store[key] for key in store], store.broken
-    except DataFormatError:
-        return "refused", ""
-    except Exception as error:
-        return type(error).__name__, traceback.format_exc()
-    return "read", ""
-
-
-def make_store(pick: random.Random, folder: Path) -> None:
-    """Stored features of a few images."""
-    import numpy as np
-
-    kind: Any = pick.choice(["grid", "regions"])
-    counts = [2, 2, 2] if kind == "grid" else [1, 0, 3]
-    features = [np.zeros((count, 4), np.float32) for count in counts]
-    more: dict[str, Any] = {}
-    if kind == "regions":
-        more["boxes"] = [np.zeros((count, 4), np.float32) for count in counts]
-        more["scores"] = [np.zeros(count, np.float32) for count in counts]
-        more["names"] = [["dog"] * count for count in counts]
-    with FeatureWriter(folder, kind=kind, encoder="test", width=4, weights="none", classes=["dog"]) as writer:
-        writer.append(["a", "b", "c"], features, **more)
-        writer.finish()
-
-
-def fuzz(inputs: int, seed: int = 0, stores: bool = True) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Break `inputs` files; the outcomes of each reader, and the details of what must not be."""
-    pick = random.Random(seed)
-    counts: dict[str, Counter[str]] = {name: Counter() for name in READERS}
-    wrong: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        valid: dict[str, list[bytes]] = {}
-        for name, reader in READERS.items():
-            path = Path(folder) / f"valid{reader.suffix}"
-            valid[name] = []
-            while len(valid[name]) < 60:
-                reader.make(pick, path)
-                raw = path.read_bytes()
-                if raw.strip() and (name == "mner tag, folder" or outcome(name, path, raw) == ("read", "")):
-                    valid[name].append(raw)
-            path.unlink()
-        every = [raw for some in valid.values() for raw in some]
-        names = list(READERS)
-        for number in range(inputs):
-            name = names[number % len(names)]
-            raw = pick.choice(valid[name])
-            for _ in range(pick.choice((1, 1, 1, 2, 2, 3, 5))):
-                other = pick.choice(valid[name] if pick.random() < 0.7 else every)
-                raw = pick.choice(BREAKS)(pick, raw, other) if raw else raw
-            path = Path(folder) / f"a{READERS[name].suffix}"
+        def read(raw: bytes) -> Outcome:
             path.write_bytes(raw)
-            result, details = outcome(name, path, raw)
-            counts[name][result] += 1
-            if details:
-                wrong.append(f"{name}: {result}: {details}\n{raw[:500]!r}")
-            path.unlink()
-        if stores:
-            counts["FeatureStore"] = fuzz_stores(inputs // 20, pick, Path(folder), wrong)
-    return counts, wrong
+            where = "" if name == "read_vectors" else str(path)  # of a binary file there is no line to name
+            return tried(lambda: reader.read(path), lambda found: reader.lost(non_empty(raw, name), found), where)
+
+        valid: list[bytes] = []
+        while len(valid) < 60:
+            reader.make(pick, path)
+            raw = path.read_bytes()
+            if raw.strip() and (name == "mner tag, folder" or read(raw) == READ):
+                valid.append(raw)
+        foreign = []  # of other readers, since files are joined by mistake
+        for other in READERS.values():
+            other.make(pick, path)
+            foreign.append(path.read_bytes())
+
+        def once() -> Outcome:
+            others = valid if pick.random() < 0.7 else foreign
+            raw = broken(pick, pick.choice(valid), others)
+            result, details = read(raw)
+            return result, details and f"{details}\n{raw[:500]!r}"
+
+        return once
+
+    return target
 
 
-def fuzz_stores(inputs: int, pick: random.Random, folder: Path, wrong: list[str]) -> Counter[str]:
-    """As `fuzz`, for the files of stored features."""
-    counts: Counter[str] = Counter()
-    stores = []
-    for number in range(4):
-        make_store(pick, folder / f"store{number}")
-        stores.append({file.name: file.read_bytes() for file in (folder / f"store{number}").iterdir()})
-    place = folder / "store"
-    place.mkdir()
-    for _ in range(inputs):
-        files = dict(pick.choice(stores))
-        name = pick.choice([name for name in files if name != "lock"])
-        raw = files[name]
-        for _ in range(pick.choice((1, 1, 2, 3))):
-            raw = pick.choice(BREAKS)(pick, raw, pick.choice(list(files.values()))) if raw else raw
-        if pick.random() < 0.3 and name == "meta.json":
-            value = pick.choice((b"0", b"-1", b"1e9", b"true", b"null", b'"4"', b"99999999999999999999", b"[]", b"{}"))
-            key = pick.choice((b"width", b"images", b"regions", b"dtype", b"kind", b"complete", b"encoder"))
-            raw = files[name].replace(b'"%s": ' % key, b'"%s": %s, "x": ' % (key, value))
-        files[name] = raw
-        for file, content in files.items():
-            (place / file).write_bytes(content)
-        result, details = store_outcome(place)
-        counts[result] += 1
-        if details:
-            wrong.append(f"FeatureStore: {result}: {details}\n{name}: {raw[:500]!r}")
-        for file in place.iterdir():
-            file.unlink()
-    return counts
-
-
-def main() -> None:
-    """Run and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=200_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", type=int, default=5, help="how many of the wrong outcomes to show")
-    given = parser.parse_args()
-    begin = time.perf_counter()
-    counts, wrong = fuzz(given.inputs, given.seed)
-    columns = ["read", "refused", *sorted({name for some in counts.values() for name in some} - {"read", "refused"})]
-    print("| reader | files | " + " | ".join(columns) + " |")
-    print("|---" * (len(columns) + 2) + "|")
-    for name, some in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
-        print(f"| {name} | {some.total()} | " + " | ".join(str(some[column]) for column in columns) + " |")
-    print(f"\n{len(wrong)} wrong, {time.perf_counter() - begin:.0f} s")
-    for one in wrong[: given.show]:
-        print(f"\n{one}")
-    if wrong:
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()
+TARGETS: dict[str, Target] = {name: reader_target(name) for name in READERS}

@@ -80,7 +80,7 @@ def test_where_names_of_objects_come_from(prepare):
     (from_tags,), _ = warned(prepare(tags, needs), Post("a", context={"tags": "dog, old car"}))
     assert from_tags.object_names == ("dog", "old car")
     from_file = prepare({"object_names": "file"}, needs)
-    missing = "The model needs the names of objects, read from a file in training: give `object_names`"
+    missing = "The model needs names of objects, which a file gave in training: give `object_names`"
     assert warned(from_file, Post("a"), Post("b"))[1] == [(UserWarning, missing)]
     seen = Seen(known=SimpleNamespace(names=["cat"]))
     (detected,), _ = warned(prepare(sight=Sight(("object_names",), "", seen)), Post("a", image=PICTURE))
@@ -137,7 +137,7 @@ def test_a_captioner_by_its_name_runs_where_the_model_does(prepare, monkeypatch)
         made.append((name, device))
         return lambda pictures: [f"{picture.width} wide" for picture in pictures]
 
-    monkeypatch.setattr(captions, "Captioner", captioner)
+    monkeypatch.setattr(captions, "load_captioner", captioner)
     of = prepare({"context": ["tags", "captions"]}, Sight(lacks="x"), captioner="some/model", caption_source="captions")
     assert warned(of, Post("a"))[0][0].context == ("", "")
     assert made == []  # nothing to describe
@@ -163,7 +163,7 @@ def test_pictures_that_had_no_part_are_told(prepare):
 
 def test_the_tokeniser_of_a_model(bert_folder):
     def model(limit=None, **hparams):
-        return SimpleNamespace(hparams=hparams, text_encoder=SimpleNamespace(piece_limit=limit))
+        return SimpleNamespace(hparams=hparams, text_encoder=SimpleNamespace(piece_limit=limit, config={}))
 
     named = tokenizer_of(model(text_encoder=bert_folder), {})
     assert named.max_length == 128

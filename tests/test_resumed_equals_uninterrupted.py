@@ -103,14 +103,15 @@ def test_downloads(breaks, ranges):
 HOOKS = ["on_train_epoch_start", "on_validation_epoch_end", "on_train_epoch_end", "on_predict_start"]
 
 
-def stopping(call):
-    """A hook that is Ctrl-C when it is called the so manieth time."""
-    calls = []
+def stopping(hook, call):
+    """The hook, which is Ctrl-C when it is called the so manieth time."""
+    calls, own = [], getattr(FusionModule, hook)
 
     def stop(self):
         calls.append(self.current_epoch)
         if len(calls) == call:
             raise KeyboardInterrupt
+        own(self)
 
     return stop
 
@@ -129,7 +130,7 @@ def test_runs_of_a_benchmark(tmp_path, posts_folder, monkeypatch):
     for hook in HOOKS:
         out = tmp_path / hook
         with monkeypatch.context() as patch:
-            patch.setattr(FusionModule, hook, stopping(1 if hook == "on_predict_start" else 2))
+            patch.setattr(FusionModule, hook, stopping(hook, 1 if hook == "on_predict_start" else 2))
             with pytest.raises((KeyboardInterrupt, SystemExit)):
                 execute(job, out, "valid", run)
         assert recorded(job, out) is None

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 import mner
 from mner import files
 from mner.errors import BusyError, DataFormatError, MNERError
-from mner.files import digest, lock, output_folder, refuse_inputs, whole, write_text
+from mner.files import digest, locate, lock, output_folder, refuse_inputs, whole, write_text
 from mner.growing_file import Growing
 
 FACTS = {"model": "m", "options": {"words": "auto"}}
@@ -118,11 +119,19 @@ def test_a_growing_file_goes_on(tmp_path):
     assert path.read_bytes() == b"one\ntwo\n"
     assert visible(tmp_path) == ["out.jsonl", "out.jsonl.mner.json"]
     assert json.loads((tmp_path / "out.jsonl.mner.json").read_text())["facts"] == FACTS
-    with pytest.raises(DataFormatError, match=r"made otherwise \(model 'm', now 'n'\)"):
-        grow(path, b"three\n", facts={**FACTS, "model": "n"})
+    with pytest.raises(DataFormatError) as caught:
+        grow(path, b"three\n", facts={**FACTS, "model": "n", "seed": 3})
+    assert str(caught.value) == (
+        f"{path}: found an output made otherwise (model 'm', now 'n'; seed None, now 3); expected the same input, "
+        "model and options as before. Name another file, or remove this one."
+    )
     path.write_bytes(b"my own text\n")  # the output was moved away, and something else put there
-    with pytest.raises(DataFormatError, match="another file than"):
+    with pytest.raises(DataFormatError) as caught:
         grow(path, b"three\n")
+    assert str(caught.value) == (
+        f"{path}: found another file than the one that mner began there; expected a new file, or an output of this "
+        "command. Name another file."
+    )
     assert path.read_bytes() == b"my own text\n"
     path.unlink()
     grow(path, b"new\n", facts={**FACTS, "model": "n"})
@@ -230,6 +239,43 @@ def test_a_folder_gets_its_files_together(tmp_path):
     assert (out / "page.html").read_text() == "2"
     assert (out / "notes.txt").read_text() == "mine"
     assert (out / "tables" / "a.csv").read_text() == "1"
+
+
+def test_a_lock_may_be_let_go_by_another_thread(tmp_path):
+    held = lock(tmp_path / "lock")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(held.release).result()
+    lock(tmp_path / "lock").release()
+
+
+def test_a_folder_is_looked_at_before_it_is_written_to(tmp_path):
+    seen = []
+    with output_folder(tmp_path / "out", seen.append):
+        pass
+    assert seen == [tmp_path / "out"]
+
+    def refuse(place):
+        raise DataFormatError(place, None, "x", "y")
+
+    with pytest.raises(DataFormatError), output_folder(tmp_path / "out", refuse):
+        pass
+    with output_folder(tmp_path / "out"):  # the lock was let go
+        pass
+
+
+def test_where_encoders_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    assert Path(locate("tiny")) == Path(mner.__file__).parent / "encoders" / "tiny"
+    for name in ("bert-base-uncased", "vinai/bertweet-base", "a/b/c", "./a", str(tmp_path)):
+        assert locate(name) == (name.removeprefix("./") if name == "./a" else name)
+    for name in ("./x", "../x/y", "/x", "~/no-such-folder", "a/b/x"):
+        with pytest.raises(FileNotFoundError) as caught:
+            locate(name)
+        assert str(caught.value) == (
+            f"Expected a transformers folder (config.json, weights, tokeniser) at {name!r}, but it is not there. "
+            "Give a folder, a name on the Hugging Face Hub, or 'tiny' for the built-in random encoder."
+        )
 
 
 def test_the_register_of_a_folder(tmp_path):

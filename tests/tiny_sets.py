@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, BertConfig, VisualBertConfig, VisualBertModel
+from transformers import AutoTokenizer, BertConfig, LxmertConfig, LxmertModel, VisualBertConfig, VisualBertModel
 
 from mner.data.formats.feature_writer import FeatureWriter
 from mner.data.formats.images import ImageFolder
@@ -75,10 +75,13 @@ def write_snapchat(root: Path) -> Path:
     return root
 
 
-def write_regions(path: Path, folders: list[Path], width: int = WIDTH, encoder: str = "random") -> None:
-    """A store with three random regions for each readable image."""
+def write_regions(
+    path: Path, folders: list[Path], width: int = WIDTH, encoder: str = "random", sizes: bool = True
+) -> None:
+    """A store with three random regions for each readable image; without sizes, as before they were kept."""
     detector = RandomDetector(top_k=3, width=width)
-    with FeatureWriter(path, kind="regions", encoder=encoder, width=width, classes=detector.classes) as writer:
+    options = {"kind": "regions", "encoder": encoder, "width": width, "classes": detector.classes, "sizes": sizes}
+    with FeatureWriter(path, **options) as writer:
         for folder in folders:
             files = ImageFolder(folder)
             for key in files:
@@ -87,9 +90,8 @@ def write_regions(path: Path, folders: list[Path], width: int = WIDTH, encoder: 
                     writer.broken[key] = reason
                     continue
                 (found,) = detector.detect([image])
-                writer.append(
-                    [key], [found.features.numpy()], [found.boxes.numpy()], [found.scores.numpy()], [found.names]
-                )
+                arrays = ([part.numpy()] for part in (found.features, found.boxes, found.scores))
+                writer.append([key], *arrays, [found.names], [image.size] if sizes else None)
         writer.finish()
 
 
@@ -111,6 +113,26 @@ def save_visual_bert(folder: Path, tokenizer: str) -> Path:
         pad_token_id=0,
     )
     VisualBertModel(config).save_pretrained(folder)
+    return folder
+
+
+def save_lxmert(folder: Path, tokenizer: str) -> Path:
+    """An LXMERT of a layer each, with a tokeniser, as the authors' upload has one."""
+    torch.manual_seed(0)
+    texts = AutoTokenizer.from_pretrained(tokenizer)
+    config = LxmertConfig(
+        vocab_size=len(texts),
+        hidden_size=32,
+        num_attention_heads=2,
+        intermediate_size=48,
+        l_layers=1,
+        r_layers=1,
+        x_layers=1,
+        visual_feat_dim=2048,
+        max_position_embeddings=128,
+    )
+    LxmertModel(config).save_pretrained(folder)
+    texts.save_pretrained(folder)
     return folder
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from mner.cli.errors import guarded
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("mner.cli.init:init", "look at a folder of posts and write a config that trains on it"),
     "tag": ("mner.cli.tagging:tag", "find the entities of new posts"),
     "show": ("mner.cli.tagging:show", "draw posts, entities, images and attention as a page"),
     "demo": ("mner.tagger.demo:demo", "a local page to try a model on typed posts"),
@@ -31,13 +32,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data stats": ("mner.data.statistics:stats", "posts, words, entities of a data set in numbers"),
     "data verify": ("mner.data.verify:verify_command", "is a folder of posts fit for training?"),
     "data download": ("mner.data.download:download", "fetch the public Twitter text"),
-    "data export": ("mner.data.huggingface.writer:export", "write a data set as a Hugging Face data set"),
+    "data convert": ("mner.data.convert:convert", "write posts in another format, dealt out to splits where asked"),
+    "data export": ("mner.data.huggingface.writer:export", "data convert with --format huggingface"),
 }
 """Command -> `module:function` and what it does; imported when called, run by jsonargparse from its type hints."""
 
 POSITIONAL = (
-    *("tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention", "vocabulary"),
-    *("data stats", "data verify", "data download", "data export"),
+    *("init", "tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention", "vocabulary"),
+    *("data stats", "data verify", "data download", "data convert", "data export"),
 )
 """Commands whose required parameters are given by place: files and folders. The others name them all."""
 

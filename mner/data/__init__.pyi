@@ -17,5 +17,6 @@ from .formats.conll import write_conll as write_conll
 from .formats.json_lines import read_jsonl as read_jsonl
 from .formats.json_lines import write_jsonl as write_jsonl
 from .formats.posts import read_posts as read_posts
+from .formats.posts import write_posts as write_posts
 from .huggingface.writer import to_dataset as to_dataset
 from .huggingface.writer import to_datasets as to_datasets

@@ -97,7 +97,7 @@ def fetch(
         False if the file was there already.
 
     Raises:
-        DataNotFoundError: If the server does not give the file; what came stays in `<path>.mner.part` for the next.
+        DataNotFoundError: If the server does not give the file; what came stays in `<path>.mner.part`.
         DataFormatError: If a file is there and differs, or what the server gives has another checksum.
         BusyError: If another process is downloading it.
     """

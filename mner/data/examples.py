@@ -49,11 +49,17 @@ class Posts(list[Example]):
     Args:
         posts: The posts.
         scheme: The tag scheme that the file is in: IOB2, IOB1, IOBES or BILOU.
+        format: The format that it is in, by its name in `mner.data.formats.posts`.
+        notes: What was found in it that had to be decided, with counts, a line each.
     """
 
-    def __init__(self, posts: Iterable[Example] = (), scheme: str = "IOB2") -> None:
+    def __init__(
+        self, posts: Iterable[Example] = (), scheme: str = "IOB2", format: str = "", notes: Iterable[str] = ()
+    ) -> None:
         super().__init__(posts)
         self.scheme = scheme
+        self.format = format
+        self.notes = tuple(notes)
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

@@ -20,6 +20,8 @@ from mner.data.formats.context import Texts, attach, read_context
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageSource
 from mner.data.formats.json_lines import JSON_SUFFIXES
+from mner.data.formats.lines import Source
+from mner.data.formats.parquet import is_saved_dataset
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.labels import entity_types, repair
 
@@ -53,6 +55,9 @@ def find_splits(root: str | PathLike[str], any_suffix: bool = False) -> dict[str
             for file in (sorted(place.glob(f"{name}.*")) if any_suffix else [place / f"{name}{s}" for s in _SUFFIXES])
         ]
         files = [file for file in candidates if file.is_file()]
+        files = [file for file in files if file.suffix != ".txt" or file.with_suffix(".ann") not in files]
+        folders = [folder / name for name in names if (folder / name).is_dir()]
+        files += [place for place in folders if not any_suffix and not files and is_posts(place)]
         if len(files) > 1:
             both = " and ".join(str(file.relative_to(folder)) for file in files)
             raise DataFormatError(folder, None, f"{both} for the {split} split", "one file a split", "Move one away.")
@@ -65,6 +70,33 @@ def find_splits(root: str | PathLike[str], any_suffix: bool = False) -> dict[str
             "texts/. `mner data download` fetches the public Twitter text."
         )
     return found
+
+
+def find_posts(root: str | PathLike[str]) -> dict[str, Path]:
+    """The files of posts of a file, pipe or folder: those of its splits, or the one that there is, as `posts`.
+
+    Raises:
+        DataNotFoundError: If there is none, or in a folder several that are not named by splits.
+    """
+    place = Path(root)
+    if not place.is_dir() or is_posts(place):
+        return {"posts": place}
+    try:
+        return find_splits(place)
+    except DataNotFoundError:
+        files = [file for file in sorted(place.iterdir()) if file.is_file() and file.suffix.lower() in _SUFFIXES]
+        files = [file for file in files if file.suffix != ".txt" or file.with_suffix(".ann") not in files]
+        files = [file for file in files if not file.stem.lower().startswith(CONTEXT_FOLDERS)]  # captions.jsonl
+        if len(files) != 1:
+            raise
+        return {"posts": files[0]}
+
+
+def is_posts(place: Path) -> bool:
+    """Whether a folder is posts itself: of brat, or a split that `save_to_disk` wrote."""
+    return is_saved_dataset(Source(place)) or (next(place.glob("*.ann"), None) is not None and not any(
+        (place / f"{name}.ann").exists() for names in SPLIT_NAMES.values() for name in names
+    ))
 
 
 def find_images(root: str | PathLike[str], split: str) -> Path | None:
@@ -118,7 +150,10 @@ def check_types(posts: Iterable[Example], labels: Sequence[str], place: object) 
         unknown = sorted(set(post.tags or ()) - known)
         if unknown:
             found, expected = f"tags {unknown} in post {post.id!r}", f"entity types {entity_types(labels)}"
-            advice = "Choose this data set's data module, or give `types` to SnapchatDataModule or DatasetsDataModule."
+            advice = (
+                "Choose this data set's data module, or give `types` to SnapchatDataModule, DatasetsDataModule or "
+                "PostsDataModule, whose `type_map` renames types."
+            )
             raise DataFormatError(place, None, found, expected, advice)
 
 
@@ -204,7 +239,10 @@ def read_source(pattern: str, root: Path) -> Texts:
     return read_context(*files)
 
 
-_SUFFIXES = (*CONLL_SUFFIXES, *JSON_SUFFIXES)
+_SUFFIXES = (
+    *(*CONLL_SUFFIXES, *JSON_SUFFIXES),
+    *(".csv", ".tsv", ".tab", ".conllu", ".conllup", ".iob", ".bio", ".spacy", ".parquet", ".ann"),
+)
 
 
 def _names(split: str) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mner.data.examples import Example, Posts, fingerprint
 from mner.data.formats.posts import read_posts
-from mner.data.sources import SPLIT_NAMES, find_splits
+from mner.data.formats.records import Reading
+from mner.data.sources import SPLIT_NAMES, find_posts
 from mner.labels import spans, stray_insides
 
 
@@ -109,21 +110,26 @@ def render_statistics(splits: Mapping[str, SplitStatistics | None]) -> str:
     return "\n".join(lines)
 
 
-def stats(root: Path) -> int:
+def stats(root: Path, format: str | None = None, reading: Reading | None = None) -> int:
     """Print the numbers of a data set: posts, lengths, entities by type, stray tags, fingerprints.
 
     Args:
-        root: Folder of the data set, with train.txt, valid.txt and test.txt, or in the Snapchat layout.
+        root: Folder of the data set, with a file for each split, or one file or pipe of posts.
+        format: The format of the files; by default found by suffix and content.
+        reading: How files are read where they leave a choice.
 
     Returns:
         Exit code 0.
     """
-    files = find_splits(root)
-    posts = {split: read_posts(file) for split, file in files.items()}
-    columns = {split: split_statistics(posts[split]) if split in posts else None for split in SPLIT_NAMES}
+    posts = {split: read_posts(file, format, reading=reading) for split, file in find_posts(root).items()}
+    names = tuple(posts) if "posts" in posts else tuple(SPLIT_NAMES)
+    columns = {split: split_statistics(posts[split]) if split in posts else None for split in names}
     if len(posts) > 1:
         columns["all"] = split_statistics(_joined(posts.values()))
     print(f"{root}\n\n{render_statistics(columns)}")
+    for split, part in posts.items():
+        for note in part.notes:
+            print(f"{split}, read as {part.format}: {note}")
     print(
         "\nLenient: a stray I- opens an entity (conlleval, seqeval's default). Strict: only B- does (seqeval's IOB2)."
     )

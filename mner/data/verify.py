@@ -12,9 +12,13 @@ from mner.data.examples import Example, fingerprint
 from mner.data.formats.context import find_text, read_context
 from mner.data.formats.images import ImageFolder, Reason, load_image, report_broken
 from mner.data.formats.posts import read_posts
-from mner.data.sources import SPLIT_NAMES, find_context, find_images, find_splits
+from mner.data.formats.records import Reading
+from mner.data.sources import SPLIT_NAMES, find_context, find_images, find_posts
 from mner.errors import DataFormatError
 from mner.labels import check_types, split_tag, stray_insides
+
+ONE = "posts"
+"""What the posts of one file are called, which is no split."""
 
 
 @dataclass
@@ -120,6 +124,7 @@ def verify(
         report.splits[name] = split
         if not posts:
             report.errors.append(f"{name}: no posts")
+        report.warnings += [f"{name}: {note}" for note in getattr(posts, "notes", ()) if "without gold" not in note]
         _check_ids(name, posts, report)
         _check_tags(name, posts, split, report)
         if expected is None and name == "train":
@@ -147,30 +152,38 @@ def verify(
 
 
 def verify_command(
-    root: Path, images: Path | None = None, types: list[str] | None = None, text_encoder: str | None = None
+    root: Path,
+    images: Path | None = None,
+    types: list[str] | None = None,
+    text_encoder: str | None = None,
+    format: str | None = None,
+    reading: Reading | None = None,
 ) -> int:
     """Check a data set: tags, images, texts, duplicates, overlap of the splits. Print what was found.
 
     Args:
-        root: Folder of the data set, with train.txt, valid.txt and test.txt, or in the Snapchat layout.
+        root: Folder of the data set, with a file for each split, or one file or pipe of posts.
         images: Folder of the images; by default looked for in the data set's folder.
         types: The entity types that are expected; by default those of the training split.
         text_encoder: The model that is to read the posts (name or folder), for its longest post; by default 512 pieces.
+        format: The format of the files; by default found by suffix and content.
+        reading: How files are read where they leave a choice.
 
     Returns:
         Exit code: 0 if the data set is fit for training, else 1.
     """
-    files = find_splits(root)
+    files = find_posts(root)
     faults: list[str] = []
     splits: dict[str, list[Example]] = {}
     context: dict[str, dict[str, Mapping[str, str]]] = {}
     for name, file in files.items():
         try:
-            splits[name] = read_posts(file)
-            context[name] = {source: read_context(path) for source, path in find_context(root, name).items()}
+            splits[name] = read_posts(file, format, reading=reading)
+            texts = {} if name == ONE else find_context(root, name)
+            context[name] = {source: read_context(path) for source, path in texts.items()}
         except DataFormatError as error:
             faults.append(str(error))
-    folders = {name: images or find_images(root, name) for name in splits}
+    folders = {name: images or (None if name == ONE else find_images(root, name)) for name in splits}
     length: dict[str, int] = {}
     if text_encoder is not None:
         from mner.data.tokenizer import PostTokenizer, encoder_config, encoder_limit
@@ -182,7 +195,7 @@ def verify_command(
     report = verify(splits, places, types=types, context=context, **length)
     if faults:
         report.errors = [error for error in report.errors if error != "no posts at all"] + faults
-    for name in (name for name in SPLIT_NAMES if name not in files):
+    for name in (name for name in SPLIT_NAMES if name not in files and ONE not in files):
         # Training needs a valid split to choose its checkpoint; a test split may be held back.
         (report.warnings if name == "test" else report.errors).append(f"{name}: no such split in {root}")
     print(f"{root}\n{report.render()}")
@@ -214,7 +227,7 @@ def _check_tags(name: str, posts: Sequence[Example], split: SplitReport, report:
         report.errors.append(f"{name}: {_count(malformed, 'post')} with malformed tags: {_some(malformed)}")
     if unlabelled:
         text = f"{name}: {_count(unlabelled, 'post')} without gold tags: {_some(unlabelled)}"
-        (report.warnings if name == "test" else report.errors).append(text)
+        (report.warnings if name in ("test", ONE) else report.errors).append(text)
     if split.stray:
         report.warnings.append(
             f"{name}: {split.stray:,} stray I- (an I- that continues no entity); lenient and strict scores will differ"

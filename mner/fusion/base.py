@@ -49,12 +49,16 @@ class FusionModule(ImageRegions, TaggingHead):
         hidden_size: d; None for the text encoder's width.
         dropout: On what the emissions are computed from.
         learning_rate: Peak rate of the encoders.
-        head_learning_rate: Peak rate of everything else; None for the same. A fresh CRF on a pretrained encoder
+        head_learning_rate: Peak rate of the output layers; None for the same. A fresh CRF on a pretrained encoder
             learns best at about 100 times the encoder's rate.
         weight_decay: AdamW's; none on biases and normalisation weights.
         warmup_ratio: Part of the steps during which the rate rises; then it falls linearly to 0.
         crf_reduction: Loss per word (`"token_mean"`) or per post (`"sentence_mean"`); rates do not carry over.
         constrain: Decode well-formed BIO only.
+        fusion_learning_rate: Peak rate of what lies between encoders and output layers; None for the geometric mean of
+            the two, since gates and tanh layers do not bear the CRF's rate.
+        init_from: A checkpoint to begin from, for new types or data: encoders and fusion are taken from it when
+            training begins, head and CRF are new. What was kept is told.
 
     Raises:
         ValueError: If the strategy uses images but neither `image_encoder` nor `region_width` is given, or the reverse.
@@ -78,6 +82,8 @@ class FusionModule(ImageRegions, TaggingHead):
         warmup_ratio: float = 0.0,
         crf_reduction: CrfReduction = "token_mean",
         constrain: bool = True,
+        fusion_learning_rate: float | None = None,
+        init_from: str | None = None,
     ) -> None:
         super().__init__(labels)
         self.save_hyperparameters()
@@ -115,6 +121,12 @@ class FusionModule(ImageRegions, TaggingHead):
         """Text and image encoder; a strategy with a further pretrained part adds it."""
         own = self.image_encoder if self.uses_image else None
         return [self.text_encoder] if own is None else [self.text_encoder, own]
+
+    @property
+    def output_layers(self) -> list[nn.Module]:
+        """What scores labels, and the Linear from the text encoder's width; a strategy with a further CRF adds it."""
+        labels = [self.head, self.crf] if self.label_set is None else [self.heads, self.crfs]
+        return [self.word_projection, *labels]
 
     @property
     def fused_width(self) -> int:

@@ -74,14 +74,16 @@ def prefix_guided(
         (b, n, d).
     """
     attention = block.attn
-    heads = (attention.num_heads, -1)
-    query, key, value = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, *heads)).unbind(2)  # (b, n, heads, e)
+    heads = attention.num_heads
+    query, key, value = attention.qkv(block.norm1(tokens)).unflatten(-1, (3, heads, -1)).unbind(2)  # (b, n, heads, e)
     query, key = attention.q_norm(query), attention.k_norm(key)
-    key = torch.cat([keys.unflatten(-1, heads).to(key.dtype), key], 1)
-    value = torch.cat([values.unflatten(-1, heads).to(value.dtype), value], 1)
+    of_text = (*keys.shape[:2], heads, keys.shape[-1] // heads)
+    key = torch.cat([keys.reshape(of_text).to(key.dtype), key], 1)
+    value = torch.cat([values.reshape(of_text).to(value.dtype), value], 1)
     mask = torch.cat([text_mask, token_mask], 1)[:, None, None]  # (b, 1, 1, t + n)
     dropped = attention.attn_drop.p if attention.training else 0.0
-    seen = scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value)), mask, dropped)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    seen = scaled_dot_product_attention(query, key, value, mask, dropped)
     seen = attention.proj_drop(attention.proj(attention.norm(seen.transpose(1, 2).flatten(2))))
     tokens = tokens + block.drop_path1(block.ls1(seen))
     updated: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
@@ -101,8 +103,8 @@ class CorrelationFusion(FusionModule):
     `prefix_guided` and `Correlation` are the two halves. Post without image: φ = 0, and its emissions are those of the
     text encoder alone.
 
-    - **With a vision transformer of timm as** `image_encoder`, such as `vit_base_patch32_clip_quickgelu_224.openai`, these are
-      its own last k layers, below which it reads the image alone. Width and heads must be those of the text encoder.
+    - **With a vision transformer of timm as** `image_encoder`, such as `vit_base_patch32_clip_quickgelu_224.openai`,
+      these are its own last k layers; below, it reads the image alone. Width and heads must be the text encoder's.
     - **With stored regions, or another image encoder,** they are fresh layers over the projected regions.
 
     Paper: Chen X. et al. (2022). There k = 4 of 12 layers, BERT and CLIP.
@@ -134,8 +136,9 @@ class CorrelationFusion(FusionModule):
         heads = self.text_encoder.model.config.num_attention_heads
         count = max(1, len(text) // 3) if fused_layers is None else fused_layers
         if not 1 <= count <= len(text):
-            raise ValueError(f"Expected `fused_layers` from 1 to the number of text layers {len(text)}, but got {count}")
-        own = [] if self.image_encoder is None else self.image_encoder.blocks
+            raise ValueError(f"Expected `fused_layers` from 1 to {len(text)}, as many as text layers, but got {count}")
+        encoder: Any = self.image_encoder
+        own = [] if encoder is None else encoder.blocks
         self.own_layers = bool(own)
         self.region_projection = nn.Identity() if own else nn.Linear(self.region_width, width)
         self.vision_layers = nn.ModuleList()
@@ -145,11 +148,11 @@ class CorrelationFusion(FusionModule):
         elif (found := (self.region_width, own[0].attn.num_heads)) != (width, heads) or len(own) <= count:
             raise ValueError(
                 f"Expected a vision transformer of the text encoder's width {width} and heads {heads}, with more than "
-                f"{count} layers, but {self.image_encoder.name!r} has width {found[0]}, {found[1]} heads, {len(own)} "
+                f"{count} layers, but {encoder.name!r} has width {found[0]}, {found[1]} heads, {len(own)} "
                 "layers; choose another, or store its features (`mner features`) for fresh layers"
             )
         else:
-            self.image_encoder.backbone.norm.requires_grad_(False)  # nobody reads what it gives
+            encoder.backbone.norm.requires_grad_(False)  # nobody reads what it gives
         hidden = _parts(text[-1])[2].out_features
         self.correlations = nn.ModuleList(Correlation(width, hidden, scaled) for _ in range(count))
 
@@ -164,12 +167,13 @@ class CorrelationFusion(FusionModule):
         tokens = self.region_projection(regions)  # (b, n, d)
         layers, (states, mask) = self.text_encoder.layers, self.text_encoder.embed(batch)
         first = len(layers) - len(self.correlations)
-        blocks = self.image_encoder.blocks[-len(self.correlations) :] if self.own_layers else self.vision_layers
+        encoder: Any = self.image_encoder
+        vision = encoder.blocks[-len(self.correlations) :] if self.own_layers else self.vision_layers
         below = states
         for layer in layers[:first]:
             below, states = states, layer(states, mask)
         guides = [layers[max(first - 1, 0)], *layers[first:-1]]  # the lowest layer has none below and is its own
-        for guide, block, layer, correlation in zip(guides, blocks, layers[first:], self.correlations, strict=True):
+        for guide, block, layer, correlation in zip(guides, vision, layers[first:], self.correlations, strict=True):
             key, value, _ = _parts(guide)
             tokens = prefix_guided(block, tokens, region_mask, key(below), value(below), batch["token_mask"])
             with added(_parts(layer)[2], partial(correlation, tokens=tokens, token_mask=region_mask)):

@@ -38,7 +38,8 @@ class GatedMessages(nn.Module):
         """Receivers (b, i, d), senders (b, j, d) and their mask (b, j) -> messages (b, i, d)."""
         gates = (self.receiver(receivers)[:, :, None] + self.sender(senders)[:, None]).sigmoid()  # (b, i, j, d)
         sent = senders.masked_fill(~sender_mask[..., None], 0.0)[:, None]
-        return (gates * sent).sum(2)
+        messages: Tensor = (gates * sent).sum(2)
+        return messages
 
 
 class Nodes(nn.Module):
@@ -147,6 +148,8 @@ class MultimodalGraphFusion(nn.Module):
     def forward(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """Words (b, w, d), raw regions (b, r, f), masks (b, w) and (b, r), true = real -> (b, w, d + d')."""
         x, o = self.words(words), self.objects(regions)
+        of_words: Any
+        of_objects: Any
         for of_words, of_objects in zip(self.word_layers, self.object_layers, strict=True):
             x, o = of_words.attend(x, word_mask), of_objects.attend(o, region_mask)
             x, o = of_words.receive(x, o, region_mask), of_objects.receive(o, x, word_mask)

@@ -56,8 +56,13 @@ class RetrievalExperts(TextOnly):
         kwargs: As for `FusionModule`.
 
     Raises:
-        ValueError: If there are fewer than two experts.
+        ValueError: If there are fewer than two experts, or some for a model with several label sets.
         CheckpointError: If a checkpoint is of another strategy, of other labels or of another text encoder.
+
+    >>> from mner.data.sample.batches import SampleBatches
+    >>> batches = SampleBatches(needs={"contexts"})
+    >>> RetrievalExperts(batches.labels).weights(batches()).shape
+    torch.Size([6, 2])
     """
 
     needs = frozenset({"contexts"})
@@ -67,6 +72,8 @@ class RetrievalExperts(TextOnly):
         self.sources = sources if experts is None else len(experts)
         if self.sources < 2:
             raise ValueError(f"Expected two experts at least, but got {self.sources}; with one, use TextOnly")
+        if experts is not None and self.label_set is not None:
+            raise ValueError("Expected one list of labels with `experts`, but got label sets; leave `experts` out")
         self.frozen = experts is not None
         self.others = nn.ModuleList()  # the first expert is the model's own encoder, Linear and CRF
         if experts is not None:

@@ -179,7 +179,7 @@ class TwoStream(FusionModule):
 
     Chosen here, where the released code differs: what no word reads is left out, which is the visual half of the last
     co-attention and the visual layer after it; so every parameter has a gradient. All but the text encoder is fresh and
-    learns at `head_learning_rate`. A post without image has one region, the learned vector, in the box (0, 0, 1, 1).
+    learns at `fusion_learning_rate`. A post without image has one region, the learned vector, in the box (0, 0, 1, 1).
 
     Args:
         args: As for `FusionModule`.

@@ -185,6 +185,11 @@ class UnifiedMultimodalTransformer(FusionModule):
         self.register_buffer("span_tags", span_kinds(self.labels), persistent=False)
 
     @property
+    def output_layers(self) -> list[nn.Module]:
+        """With those of span detection."""
+        return [*super().output_layers, self.span_head, self.span_crf, self.conversion]
+
+    @property
     def fused_width(self) -> int:
         """2d: words that have seen word-aware regions, and gated image-aware words."""
         return 2 * self.width

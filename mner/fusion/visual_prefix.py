@@ -77,10 +77,12 @@ class PrefixMaker(nn.Module):
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Regions (b, r, f) -> keys and values, each (layers, b, heads, r s, d / heads)."""
-        places = regions.unflatten(-1, (self.places, -1))  # (b, r, s, f / s)
+        b, r, f = regions.shape
+        places = regions.reshape(b, r, self.places, f // self.places)
         slices = self.projection(places).unflatten(-1, (self.slices, -1))  # (b, r, s, g, 2d)
         mixed = torch.einsum("nbrg,brsgd->nbrsd", self.weights(slices), slices)
-        keys, values = mixed.flatten(2, 3).unflatten(-1, (2 * self.heads, -1)).transpose(2, 3).chunk(2, 2)
+        heads = mixed.reshape(len(self.gates), b, r * self.places, 2 * self.heads, -1).transpose(2, 3)
+        keys, values = heads.chunk(2, 2)
         return keys, values
 
     def weights(self, slices: Tensor) -> Tensor:

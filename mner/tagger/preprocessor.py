@@ -143,7 +143,7 @@ class Preparer:
         if self._names_from == "context" and TAGS in self.sources:
             return tuple(split_names(texts[self.sources.index(TAGS)]))
         if self._names_from == "file":
-            self._tell_once("The model needs the names of objects, read from a file in training: give `object_names` of posts")
+            self._tell_once("The model needs names of objects, which a file gave in training: give `object_names`")
         elif seen.known is not None and seen.known.names is not None:
             return tuple(seen.known.names)
         return ()

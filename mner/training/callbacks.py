@@ -67,8 +67,8 @@ class FindLearningRate(LearningRateFinder):
 
     Lightning's own `LearningRateFinder` writes the rate into the optimiser, where the schedule of a `FusionModule`
     replaces it at the next step by the old one. Here optimiser and schedule are made anew with the rate that was found.
-    During the search all parts of the model share the rate that is tried; afterwards `head_learning_rate`, where it is
-    given, stays what it is.
+    During the search all parts of the model share the rate that is tried; afterwards `head_learning_rate` and
+    `fusion_learning_rate`, where they are given, stay what they are.
 
     Args:
         min_lr: The first rate that is tried.

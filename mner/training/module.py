@@ -17,9 +17,9 @@ from mner.data.agreement import check_batch, tokenizer_of
 from mner.data.datamodules.joint import described, parts_of
 from mner.data.loader import PostLoader
 from mner.data.recipe import check_inputs, check_restored
-from mner.training.checkpoint import accept, load_module, own_names, plain_names, write_extras
+from mner.training.checkpoint import accept, begin_from, load_module, own_names, plain_names, write_extras
 from mner.training.evaluation import Evaluation
-from mner.training.optimisation import adamw, follow_new_groups, warmup_and_decay
+from mner.training.optimisation import adamw, follow_new_groups, rate_between, warmup_and_decay
 
 ExtraLoss = Callable[[Any, Batch, Tensor], Tensor]
 
@@ -41,6 +41,7 @@ class TaggingModule(Evaluation):
     def __init__(self, labels: list[str] | dict[str, list[str]]) -> None:
         super().__init__(labels)
         self.extra_losses: dict[str, ExtraLoss] = {}
+        self._begun = False
         self._places: list[dict[str, Any]] = []  # in the epoch, of the loaders of a run that goes on
 
     # What the strategy's half has
@@ -55,7 +56,12 @@ class TaggingModule(Evaluation):
 
     @property
     def pretrained(self) -> Sequence[nn.Module]:
-        """The parts that are trained at `learning_rate`; all others have `head_learning_rate`."""
+        """The parts that are trained at `learning_rate`."""
+        raise NotImplementedError
+
+    @property
+    def output_layers(self) -> Sequence[nn.Module]:
+        """The parts that are trained at `head_learning_rate`; what is in neither list has `fusion_learning_rate`."""
         raise NotImplementedError
 
     # Training
@@ -74,6 +80,10 @@ class TaggingModule(Evaluation):
             self._tokenizer = part.post_tokenizer.fingerprint
         if not parts and (own := tokenizer_of(self)) is not None:
             self._tokenizer = own.fingerprint
+        begin = self.hparams.get("init_from") if stage == "fit" and self.restored is None else None
+        if begin and not self._begun and not self.trainer.ckpt_path:  # a run that goes on has its own weights
+            begin_from(self, begin)
+            self._begun = True
 
     def on_train_start(self) -> None:
         """Go on in the middle of the epoch that a checkpoint was taken in.
@@ -125,7 +135,9 @@ class TaggingModule(Evaluation):
         """AdamW and a schedule of its rates; see `mner.training.optimisation`."""
         options, total = self.hparams, self.trainer.estimated_stepping_batches
         rate = options["learning_rate"]
-        optimizer = adamw(self, rate, options["head_learning_rate"] or rate, options["weight_decay"])
+        head = options["head_learning_rate"] or rate
+        fusion = options["fusion_learning_rate"] or rate_between(rate, head)
+        optimizer = adamw(self, rate, head, options["weight_decay"], fusion)
         schedule = warmup_and_decay(optimizer, options["warmup_ratio"], total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -151,6 +163,9 @@ class TaggingModule(Evaluation):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another class or of other labels; Lightning calls this when it restores one."""
         accept(self, checkpoint)
+        options = checkpoint.get("hyper_parameters", {})
+        if "fusion_learning_rate" not in options:  # of a time when all but the encoders had one rate; a run keeps it
+            self.hparams["fusion_learning_rate"] = options.get("head_learning_rate") or options.get("learning_rate")
         loop: dict[str, Any] = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
         self._places = list(loop.get("combined_loader", []))
         data = getattr(self.trainer, "datamodule", None)

@@ -13,25 +13,35 @@ from torch import nn
 log = logging.getLogger(__name__)
 
 
-def adamw(module: Any, rate: float, head_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with one rate for the pretrained parts and one for the rest.
+def adamw(
+    module: Any, rate: float, head_rate: float, weight_decay: float, fusion_rate: float | None = None
+) -> torch.optim.AdamW:
+    """AdamW with a rate for the pretrained parts, one for what scores the labels, and one for all between.
 
     Args:
-        module: A `TaggingModule`; its `pretrained` says what has the first rate.
+        module: A `TaggingModule`; its `pretrained` says what has the first rate, its `output_layers` what the second.
         rate: Of the pretrained parts.
-        head_rate: Of everything else.
+        head_rate: Of the output layers.
         weight_decay: None on biases and normalisation weights.
+        fusion_rate: Of everything else; None for the same as the output layers.
     """
-    inside = {id(parameter) for part in module.pretrained for parameter in part.parameters()}
-    rated = [(parameter, id(parameter) in inside) for parameter in module.parameters() if parameter.requires_grad]
+    rates = {"pretrained": rate, "head": head_rate, "fusion": head_rate if fusion_rate is None else fusion_rate}
+    part_of = {id(parameter): "pretrained" for part in module.pretrained for parameter in part.parameters()}
+    if rates["fusion"] == rates["head"]:  # one group, as in checkpoints from when there was one rate
+        others = "head"
+    else:
+        others = "fusion"
+        for part in module.output_layers:
+            part_of |= {id(parameter): "head" for parameter in part.parameters()}
+    rated = [(parameter, part_of.get(id(parameter), others)) for parameter in module.parameters()]
     plain = _undecayed(module)
     groups = [
         {
-            "params": [p for p, in_encoder in rated if in_encoder is encoder and (id(p) in plain) is undecayed],
-            "lr": rate if encoder else head_rate,
+            "params": [p for p, own in rated if own == name and p.requires_grad and (id(p) in plain) is undecayed],
+            "lr": rate,
             "weight_decay": 0.0 if undecayed else weight_decay,
         }
-        for encoder in (True, False)
+        for name, rate in rates.items()
         for undecayed in (True, False)
     ]
     # One pass over each parameter: four times as fast on a CPU as the default.
@@ -40,6 +50,15 @@ def adamw(module: Any, rate: float, head_rate: float, weight_decay: float) -> to
     # clip them under mixed precision.
     optimizer._step_supports_amp_scaling = False
     return optimizer
+
+
+def rate_between(rate: float, head_rate: float) -> float:
+    """The rate of a fusion for which none is given: the geometric mean of the encoders' and the head's.
+
+    >>> round(rate_between(5e-5, 5e-3), 6)
+    0.0005
+    """
+    return math.sqrt(rate * head_rate) if rate != head_rate else rate
 
 
 def warmup_and_decay(optimizer: torch.optim.Optimizer, warmup_ratio: float, total: float) -> Any:

@@ -40,6 +40,12 @@ def test_paired_t_equals_scipy():
     assert found.difference == pytest.approx((two - one).mean())
 
 
+def test_paired_t_takes_any_numbers():
+    one, two = np.array([5, 6, 9], np.uint8), np.array([4, 7, 3], np.uint8)
+    assert paired_t(one, two) == paired_t([5.0, 6.0, 9.0], [4.0, 7.0, 3.0])
+    assert paired_t([False, True, True], [True, True, False]).difference == 0
+
+
 def test_paired_t_at_its_edges():
     same = paired_t([0.5, 0.6], [0.5, 0.6])
     assert same == (0, 0, 0, 0, 1, 0, 2)  # nothing differs: no difference, for certain
@@ -98,6 +104,17 @@ def test_randomisation_equals_scipys_permutation_test():
         vectorized=True,
     )
     assert randomisation_test(one, two, f1_of).p == pytest.approx(reference.pvalue)
+
+
+def test_swaps_are_drawn_by_the_seed():
+    rng = np.random.default_rng(1)
+    one, two = counts_of(rng, 40, 0.7), counts_of(rng, 40, 0.6)
+    p = [randomisation_test(one, two, f1_of, 500, seed).p for seed in (0, 0, 1, 2, 3)]
+    assert p[0] == p[1]
+    assert len(set(p)) > 1
+    assert randomisation_test(one, two, f1_of, 500).p == p[0]
+    assert bootstrap_interval(one, f1_of, resamples=50) == bootstrap_interval(one, f1_of, resamples=50, seed=0)
+    assert bootstrap_interval(one, f1_of, resamples=50) != bootstrap_interval(one, f1_of, resamples=50, seed=1)
 
 
 def test_systems_that_agree_are_not_different():
@@ -191,6 +208,17 @@ def test_bootstrap_at_its_edges():
     assert (low, high) == pytest.approx((2 / 3, 2 / 3))
     with pytest.raises(ValueError, match="one number"):
         bootstrap_interval(np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1]]), lambda totals: totals, method="bca")
+
+
+@pytest.mark.parametrize("beyond", [1, -1])
+def test_samples_all_on_one_side_have_no_correction(beyond):
+    """Where every sample is above (or below) the number seen, its bias cannot be told: percentiles are taken."""
+    counts = counts_of(np.random.default_rng(0), 8)
+    seen = float(f1_of(counts.sum(axis=0)))
+    drawn = {seed: bootstrap_distribution(counts, f1_of, 2, seed) for seed in range(200)}
+    seed = next(seed for seed, both in drawn.items() if (beyond * both > beyond * seen).all() and both[0] != both[1])
+    found = bootstrap_interval(counts, f1_of, 0.9, 2, "bca", seed)
+    assert found == pytest.approx(tuple(np.percentile(drawn[seed], [5, 95])))
 
 
 def test_large_inputs_are_done_in_blocks():

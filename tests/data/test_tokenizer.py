@@ -2,9 +2,20 @@ import shutil
 from itertools import product
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import normalizers, pre_tokenizers
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from mner.data.tokenizer import PostTokenizer, PostTooLongError
+from mner.data.tokenizer import (
+    _BEHIND_PADDING,
+    PostTokenizer,
+    PostTooLongError,
+    _cut_longest,
+    _shorten_words,
+    encoder_limit,
+)
 from mner.errors import CheckpointError
 
 WORDS = ["Anna", "visits", "http://t.co/AbC", "\ufe0f", "l.a.", "_", "\u00a0", "ok"]
@@ -54,6 +65,28 @@ def test_long_words_lose_pieces_before_words_are_lost(bert_folder):
     assert [tokens[start] for start in pieces.word_starts] == ["a", "b", "c"]
 
 
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    texts=st.lists(st.integers(1, 12), max_size=3),
+    room=st.integers(0, 40),
+)
+def test_no_more_is_cut_than_has_to_be(sizes, texts, room):
+    """One limit for all words, one for all texts: the largest that fits."""
+
+    def cut(sizes, room):
+        fits = [limit for limit in range(max(sizes) + 1) if sum(min(size, limit) for size in sizes) <= room]
+        return [min(size, fits[-1]) for size in sizes] if fits else None
+
+    if len(sizes) <= room:
+        assert [len(word) for word in _shorten_words([(0,) * size for size in sizes], room)] == cut(sizes, room)
+    else:
+        with pytest.raises(PostTooLongError):
+            _shorten_words([(0,) * size for size in sizes], room)
+    if texts:
+        kept = [size for size in cut(texts, room) if size]
+        assert [len(text) for text in _cut_longest([(0,) * size for size in texts], room)] == kept
+
+
 def test_a_post_of_too_many_words_is_an_error(bert_folder):
     with pytest.raises(PostTooLongError, match="7 words, but only 6 fit"):
         PostTokenizer(bert_folder, max_length=8).encode(list("abcdefg"))
@@ -63,6 +96,94 @@ def test_urls_can_be_one_word(bert_folder):
     tokenizer = PostTokenizer(bert_folder, replace_urls="url")
     plain = tokenizer.encode(["see", "url", "http"]).ids.tolist()
     assert tokenizer.encode(["see", "https://t.co/xyz", "http"]).ids.tolist() == plain
+
+
+@pytest.mark.parametrize("url", ["http://t.co/x", "https://T.CO/x", "HTTP://t.co/x", "www.a.b", "WWW.a.b"])
+def test_urls_in_any_case(bert_folder, url):
+    tokenizer = PostTokenizer(bert_folder, replace_urls="url")
+    assert tokenizer.encode([url]).ids.tolist() == tokenizer.encode(["url"]).ids.tolist()
+    for other in (f"x{url}", "https:", "www."):
+        assert tokenizer.encode([other]).ids.tolist() != tokenizer.encode(["url"]).ids.tolist()
+
+
+def test_the_longest_post_is_the_tokenisers_own(bert_folder, tmp_path):
+    assert PostTokenizer(bert_folder).max_length == 128
+    for declared, expected in ((100_000, 100_000), (10**30, 512)):  # transformers writes "no limit" as 10**30
+        tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+        tokenizer.model_max_length = declared
+        tokenizer.save_pretrained(tmp_path)
+        assert PostTokenizer(str(tmp_path)).max_length == expected
+    assert PostTokenizer(bert_folder, max_length=300).max_length == 300
+
+
+def test_what_is_learnt_is_forgotten_beyond_a_number(bert_folder):
+    tokenizer = PostTokenizer(bert_folder)
+
+    def known():
+        return len(tokenizer._known.words), len(tokenizer._known.texts)
+
+    tokenizer.learn(["a", "b", "a"], ["c", "d", "e"])
+    tokenizer.forget(beyond=3)
+    assert known() == (2, 3)
+    tokenizer.forget(beyond=2)
+    assert known() == (2, 0)
+    tokenizer.forget()
+    assert known() == (0, 0)
+
+
+def test_a_lower_limit_holds_for_texts_that_were_learnt_before(bert_folder):
+    tokenizer = PostTokenizer(bert_folder)
+    tokenizer.encode(["a"], ["b" * 50])
+    for limit, expected in ((None, 128), (200, 128), (20, 20)):
+        tokenizer.limit_to(limit)
+        assert tokenizer.max_length == expected
+    assert len(tokenizer.encode(["a"], ["b" * 50]).ids) == 20
+
+
+def test_the_fingerprint_tells_tokenisers_apart(bert_folder, tmp_path):
+    """Those of one vocabulary that treat case, accents, Chinese letters, apostrophes or numbers in another way."""
+    first = PostTokenizer(bert_folder).fingerprint
+    assert PostTokenizer(bert_folder, max_length=9).fingerprint == first
+    kinds = [
+        ("normalizer", normalizers.BertNormalizer(lowercase=False)),
+        ("normalizer", normalizers.BertNormalizer(lowercase=True, strip_accents=False)),
+        ("pre_tokenizer", pre_tokenizers.Digits()),
+        ("pre_tokenizer", pre_tokenizers.Split("'", "removed")),
+        ("pre_tokenizer", pre_tokenizers.Split("#", "removed")),
+        ("pre_tokenizer", pre_tokenizers.Split("://", "removed")),
+    ]
+    found = {first}
+    for number, (part, value) in enumerate(kinds):
+        tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+        setattr(tokenizer.backend_tokenizer, part, value)
+        tokenizer.save_pretrained(tmp_path / str(number))
+        found.add(PostTokenizer(str(tmp_path / str(number))).fingerprint)
+    assert len(found) == len(kinds) + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "padding"),
+    [(kind, padding) for kind in ("bert", *_BEHIND_PADDING) for padding in (1, 3)[: 1 + (kind != "mpnet")]],
+)  # the padding of MPNet is always 1
+def test_the_limit_by_the_configuration_is_the_models(kind, padding):
+    sizes = {name: 16 for name in ("hidden_size", "intermediate_size", "max_position_embeddings")}
+    sizes |= {"vocab_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": padding}
+    own = {"longformer": {"attention_window": [4]}, "xmod": {"languages": ["a"], "default_language": "a"}}
+    sizes |= own.get(kind, {})
+    config = AutoConfig.for_model(kind, **sizes)
+    model = AutoModel.from_config(config).eval()
+    limit = encoder_limit(config.to_dict())
+    assert limit == (16 if kind == "bert" else 15 - padding)
+    model(torch.full((1, limit), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, limit + 1 + (kind == "longformer")), 5))
+
+
+def test_configurations_without_a_limit():
+    for places in (None, 0, -1, "512"):
+        assert encoder_limit({"model_type": "bert", "max_position_embeddings": places}) is None
+    assert encoder_limit({"model_type": "bert", "max_position_embeddings": 1}) == 1
+    assert encoder_limit({"model_type": "roberta", "max_position_embeddings": 20, "pad_token_id": None}) == 19
 
 
 def test_files_make_the_same_tokeniser(bert_folder):

@@ -1,5 +1,7 @@
 """Posts longer than the encoder: the same windows in training, evaluation and tagging."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -14,7 +16,7 @@ from mner.data.dataset import MNERDataset
 from mner.data.examples import Example
 from mner.data.tokenizer import PostTokenizer, encoder_limit
 from mner.data.verify import verify, verify_command
-from mner.data.windows import whole_posts
+from mner.data.windows import kept, whole_posts, windows
 from mner.encoders.text import TextEncoder
 from mner.fusion import CoAttention, FusionModule, TextOnly
 from mner.labels import bio_labels
@@ -58,6 +60,33 @@ def train(cls, root, encoder, tmp_path, **options):
     torch.nn.init.normal_(model.head.weight, std=2.0)
     trainer = Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
     return trainer, model, data
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=40),
+    room=st.integers(1, 24),
+    share=st.sampled_from([1.0, 0.75]),
+)
+def test_windows_are_as_long_as_fits_and_overlap_by_a_quarter(sizes, room, share):
+    places = windows(sizes, room, share)
+    if len(sizes) <= room:
+        assert places == [(0, len(sizes))]
+        return
+    budget = max(1, int(room * share))
+    counted = np.minimum(sizes, max(1, budget // 4))  # of a long word not more than a quarter of a window counts
+    assert places[0][0] == 0
+    assert places[-1][1] == len(sizes)
+    for start, end in places:
+        assert end == start + 1 or counted[start:end].sum() <= budget
+        assert end == len(sizes) or counted[start : end + 1].sum() > budget
+    for (start, end), (following, _) in pairwise(places):
+        assert following == max(start + 1, end - (end - start) // 4)
+    borders = kept(places)
+    assert [word for start, end in borders for word in range(start, end)] == list(range(len(sizes)))
+    for (start, end), (begin, until) in zip(places, borders, strict=True):
+        assert start <= begin < until <= end
+    for (first, second), (_, border) in zip(pairwise(places), borders[:-1], strict=True):
+        assert abs((border - second[0]) - (first[1] - border)) <= 1  # each has its half of what both read
 
 
 @pytest.mark.parametrize("context", [None, ["captions.jsonl"]])

@@ -124,6 +124,25 @@ def test_pieces_are_those_of_running_text(folder):
     assert [list(known.words[word]) for word in POST] == [ids or list(post._unknown) for ids in expected]
 
 
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+def test_a_script_that_nobody_thought_of(tmp_path, scheme):
+    """Every word that is not Georgian is unknown here, so that the vocabulary itself has to be tried."""
+    text = ["ანა მიდის ქალაქ თბილისში", "თბილისი არის ქალაქი", "ანა და ნინო"] * 20
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(text, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", bos_token="<s>")
+    fast.save_pretrained(tmp_path)
+    post, words = PostTokenizer(str(tmp_path)), ["ანა", "თბილისში", "არის", "ნინო"]
+    known = post.learn(words).words
+    assert [list(known[word]) for word in words] == in_running_text(post.tokenizer, ["და", *words])
+    assert post.encode(["ანა"]).ids.tolist()[::len(known["ანა"]) + 1] == [0, 2]
+
+
 def test_special_tokens_are_those_of_the_tokeniser(folder):
     post = PostTokenizer(folder)
     ids, starts, post_length, _ = post.encode_plain(["東京"], ["東京"], post.learn(["東京"], ["東京"]))

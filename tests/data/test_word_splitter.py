@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mner.data.word_pieces import FORMAT_CHARACTERS
-from mner.data.word_splitter import STYLES, split_words, style_of
+from mner.data.word_splitter import STYLES, readable, split_words, style_of
 
 
 def words(text, style):
@@ -110,3 +110,15 @@ def test_unknown_style_is_named():
 def test_style_follows_the_data():
     assert style_of("Twitter2017DataModule") == "twitter2017"
     assert style_of("SampleDataModule") == style_of("") == style_of(None) == "twitter2015"
+
+
+def test_halves_of_surrogate_pairs_alone_are_replaced():
+    assert readable("a\ud7ff\ud800b\udfff\ue000\U0001f600") == "a\ud7ff\ufffdb\ufffd\ue000\U0001f600"
+    assert readable("Zürich") == "Zürich"
+
+
+def test_another_style_is_refused():
+    with pytest.raises(ValueError, match="`style`") as caught:
+        split_words("a", "bert")
+    names = "('twitter2015', 'twitter2017', 'treebank', 'whitespace', 'characters')"
+    assert str(caught.value) == f"Expected argument `style` to be one of {names}, but got 'bert'"

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import regex
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +44,35 @@ def test_the_default_stays_where_nothing_tells():
 def test_data_of_no_style_is_warned_of(caplog):
     find_style([["今天", "北京", "天气"]])
     assert "That is little" in caplog.records[0].message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'She said "go" and left.',
+        "(so) [it] {is}, at 7pm: the 1st!",
+        "don't; we're; O'Neill's rock-n-roll and/or a_b",
+        "100% @user #tag $5 “so” «là»",
+        "今天、北京。",
+        "don\u2019t … ok ?",
+    ],
+)
+def test_words_are_put_together_as_people_write(text):
+    """What was split at every sign comes back as it was written, but for a space before a sign that stood alone."""
+    words = regex.findall(r"\p{Han}|[\p{L}\p{N}]+|\S", text)
+    assert as_written(words)[0] == text.replace(" ?", "?").replace(" …", "…")
+
+
+def test_units_stand_behind_their_numbers_only():
+    words = "st 7 pm , the 1 st and 22 nd , a pm 3 th".split()
+    assert as_written(words)[0] == "st 7pm, the 1st and 22nd, a pm 3th"
+
+
+def test_posts_are_looked_at_evenly():
+    """Of 2,500 posts every second one; the others say nothing."""
+    words = [word.text for word in split_words(TEXTS[1], "treebank")]
+    assert find_style([words, ["今天", "北京"]] * 1250).style == "treebank"
+    assert find_style([words, ["今天", "北京"]] * 1250).share == find_style([words]).share
 
 
 @given(words=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4), max_size=8))

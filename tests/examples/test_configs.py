@@ -1,21 +1,25 @@
-"""Every config of `examples/` is run on tiny parts; each row of the paper's Table 1 has one for each data set."""
+"""Every config of `examples/` is run on tiny parts, and its checkpoint tags; each system has one for each data set."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 import shutil
+import warnings
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mner.cli.main import COMMANDS, LIGHTNING, main
+from mner.cli.main import COMMANDS, LIGHTNING, POSITIONAL, main
 from mner.data import MNERDataModule
 from mner.fusion import FusionModule
-from tests.tiny_sets import save_small_bert, save_visual_bert, write_lines, write_snapchat, write_twitter
+from mner.tagger.tagger import Tagger
+from tests.tagger.test_onnx import REFUSED
+from tests.tiny_sets import save_lxmert, save_small_bert, save_visual_bert, write_lines, write_snapchat, write_twitter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = sorted(EXAMPLES.glob("**/*.yaml"))
@@ -31,11 +35,39 @@ TABLE_1 = {
     "exp4.2_visualbert_crf_captions": ("TextOnly", "uclanlp/visualbert-nlvr2-coco-pre", "context"),
     "yu2020_umt": ("UnifiedMultimodalTransformer", "bert-base-cased", "images"),
 }
+CITED = {
+    "moon2018_modality_attention": ("ModalityAttention", "vocabulary/words", "images"),
+    "lu2018_visual_attention": ("VisualAttention", "vocabulary/bilstm_lstm", "images"),
+    "zhang2018_co_attention": ("CoAttention", "vocabulary/cnn_lstm", "images"),
+    "arshad2019_visually_aided_attention": ("VisuallyAidedAttention", "vocabulary/cnn", "images"),
+    "asgari2020_cwi": ("CharacterWordImage", "vocabulary/words", "images"),
+    "asgari2020_cwi_bert": ("TransformerAttention", "bert-base-uncased", "images"),
+    "zheng2020_agban": ("ObjectAware", "vocabulary/bilstm_lstm", "features"),
+    "wu2020_ocsga": ("GuidingObjects", "vocabulary/bilstm_lstm", "features"),
+    "sun2020_riva": ("RelationInference", "bert-base-uncased", "images"),
+    "sun2021_rpbert_soft": ("RelationPropagation", "bert-base-uncased", "images"),
+    "sun2021_rpbert_hard": ("RelationPropagation", "bert-base-uncased", "images"),
+    "sun2021_rpbert_none": ("RelationPropagation", "bert-base-uncased", "images"),
+    "lu2019_vilbert": ("TwoStream", "bert-base-uncased", "features"),
+    "tan2019_lxmert": ("CrossModalEncoder", "unc-nlp/lxmert-base-uncased", "features"),
+}
+"""Systems that the paper cites; those on word vectors name a folder in the data set's."""
+
 every = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(EXAMPLES).with_suffix("")))
 
 
 def read(path: Path) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The commands in the comments of a config, as arguments of `main`."""
+    comments = re.findall(r"^# (?:First[^:]*: )?(mner .*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return [shlex.split(comment)[1:] for comment in comments]
+
+
+def is_vocabulary(encoder: str) -> bool:
+    return "/vocabulary/" in encoder
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +88,26 @@ def folder(tmp_path_factory, bert_folder):
     save_small_bert(root / "bert")
     save_small_bert(root / "deep", layers=2)
     save_visual_bert(root / "visualbert", bert_folder)
+    save_lxmert(root / "lxmert", bert_folder)
+    (root / "glove.twitter.27B.200d.txt").write_text("in 0.1 0.2 0.3 0.4\nvisits 0.3 -0.2 0.1 0\n", encoding="utf-8")
     return root
 
 
-@pytest.mark.slow
-@every
-def test_config_runs(path, folder, monkeypatch, capsys):
+@pytest.fixture
+def at_work(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MNER_CACHE", str(folder / "cache"))
-    config = read(path)
+    return folder
+
+
+def small_parts(config: dict) -> list[str]:
+    """Options that put tiny parts in place of those that a config names."""
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     arguments = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     arguments += ["--trainer.enable_model_summary=false", "--data.batch_size=3", "--data.num_workers=0"]
-    if model["text_encoder"] != "tiny":
-        arguments += [f"--model.text_encoder={'visualbert' if 'visualbert' in model['text_encoder'] else 'bert'}"]
+    if model["text_encoder"] != "tiny" and not is_vocabulary(model["text_encoder"]):
+        kind = next((kind for kind in ("visualbert", "lxmert") if kind in model["text_encoder"]), "bert")
+        arguments += [f"--model.text_encoder={kind}"]
     if "start_layer" in model:
         arguments += ["--model.text_encoder=deep", "--model.start_layer=1"]
     if "tokenizer" in data:
@@ -80,7 +118,49 @@ def test_config_runs(path, folder, monkeypatch, capsys):
         arguments += ["--data.train=30"]
     if "devices" in config["trainer"]:  # tests of several processes are elsewhere
         arguments += ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
-    cli = main(["fit", "--config", str(path), *arguments, "--trainer.fast_dev_run=true"])
+    return arguments
+
+
+def fit(path: Path, *more: str):
+    """Train a config for a step, after the vocabulary that it asks for, if it does and none is there."""
+    config = read(path)
+    if is_vocabulary(encoder := config["model"]["init_args"]["text_encoder"]) and not Path(encoder).exists():
+        (command,) = (command for command in commands(path) if command[0] == "vocabulary")
+        assert main(command) == 0
+    return main(["fit", "--config", str(path), *small_parts(config), "--trainer.fast_dev_run=true", *more])
+
+
+def tag(checkpoint: Path, images: Path) -> list[dict]:
+    """What `mner tag` says of two posts, the first with an image."""
+    (checkpoint.parent / "posts.jsonl").write_text(
+        json.dumps({"text": "Anna visits Lagos", "image": next(images.glob("**/*.jpg")).name}) + "\n"
+        + json.dumps({"text": "nothing here"}) + "\n", encoding="utf-8"
+    )  # fmt: skip
+    out = checkpoint.with_suffix(".jsonl")
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(out), "--device=cpu", "--batch_size=2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nobody told a caption
+        assert main(["tag", str(checkpoint.parent / "posts.jsonl"), "--images", str(images), *arguments]) == 0
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def exports(checkpoint: Path, strategy: str) -> None:
+    """What `mner export` makes of a checkpoint tags as it does, unless its strategy has inputs that a graph has not."""
+    out = checkpoint.with_suffix(".onnx")
+    done = main(["export", str(checkpoint), str(out)])
+    assert (done == 2) == (strategy in REFUSED)
+    if not done:
+        posts = ["Anna visits Lagos", "nothing here"]
+        one, other = Tagger.from_checkpoint(checkpoint, device="cpu"), Tagger.from_onnx(out)
+        assert [post.tags for post in other(posts)] == [post.tags for post in one(posts)]
+
+
+@pytest.mark.slow
+@every
+def test_config_runs_and_its_checkpoint_tags(path, at_work, tmp_path, capsys):
+    config = read(path)
+    data = config["data"]["init_args"]
+    cli = fit(path)
     assert cli != 2, capsys.readouterr().err
     assert type(cli.model).__name__ == config["model"]["class_path"]
     assert cli.trainer.global_step == 1
@@ -90,6 +170,32 @@ def test_config_runs(path, folder, monkeypatch, capsys):
     assert ("image" in batch) == ("images" in data)
     assert ("regions" in batch) == ("features" in data)
     assert bool(batch["segment_ids"].any()) == ("context" in data)
+    cli.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    images = at_work / "data" / (path.parent.name if path.parent.name in DATA_SETS else "twitter2017") / "images"
+    found = tag(tmp_path / "model.ckpt", images)
+    assert [len(post["tags"]) for post in found] == [3, 2]
+    # The models are the same on each data set; tests/tagger/test_onnx.py exports every strategy on BERT.
+    if path.parent.name == "twitter2017" and is_vocabulary(config["model"]["init_args"]["text_encoder"]):
+        exports(tmp_path / "model.ckpt", type(cli.model).__name__)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "field"),
+    [
+        ("sun2020_riva", ["--model.relation_weight=1", "--data.relations=relations.tsv"], "relation"),
+        ("sun2021_rpbert_soft", ["--model.relation_weight=0.05", "--data.relations=relations.tsv"], "relation"),
+        ("wu2020_ocsga", ["--data.features=null", "--data.context=[tags.jsonl]"], "object_names"),
+        ("lu2018_visual_attention", ["--model.text_encoder=bert", "--model.learning_rate=5e-5"], "token_ids"),
+    ],
+)
+def test_what_comments_and_pages_offer_instead(name, options, field, at_work):
+    root = at_work / "data" / "twitter2017"
+    (root / "relations.tsv").write_text("0000\t0.8\n0001\t0.1\n", encoding="utf-8")
+    write_lines(root / "tags.jsonl", [{"image_id": image_id, "text": "dog, old car"} for image_id in ("0000", "1000")])
+    cli = fit(EXAMPLES / "configs" / "twitter2017" / f"{name}.yaml", *options)
+    assert cli.trainer.callback_metrics["train/loss"].isfinite()
+    assert field in next(iter(cli.datamodule.train_dataloader()))
 
 
 @pytest.mark.parametrize("data_set", DATA_SETS)
@@ -109,6 +215,33 @@ def test_each_row_of_table_1_has_a_config(data_set):
         assert (options["batch_size"], config["trainer"]["gradient_clip_val"]) == (32, 1.0)
 
 
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_each_cited_system_has_a_config(data_set):
+    folder = EXAMPLES / "configs" / data_set
+    assert {path.stem for path in folder.glob("*.yaml")} >= set(CITED)
+    for system, (model, encoder, inputs) in CITED.items():
+        config = read(folder / f"{system}.yaml")
+        options = config["data"]["init_args"]
+        assert config["model"]["class_path"] == model
+        expected = f"data/{data_set}/{encoder}" if is_vocabulary(f"/{encoder}") else encoder
+        assert config["model"]["init_args"]["text_encoder"] == expected
+        assert {key for key in ("images", "features", "context") if key in options} == {inputs}
+    kinds = {read(folder / f"{system}.yaml")["model"]["init_args"].get("propagation") for system in CITED}
+    assert kinds == {None, "soft", "hard", "none"}
+
+
+@pytest.mark.parametrize("name", [*TABLE_1, *CITED])  # of later systems, some have settings for each data set
+def test_a_system_is_the_same_on_each_data_set(name):
+    found = []
+    for data_set in DATA_SETS:
+        config = read(EXAMPLES / "configs" / data_set / f"{name}.yaml")
+        encoder = config["model"]["init_args"]["text_encoder"].replace(data_set, "SET")
+        batch_size = config["data"]["init_args"]["batch_size"]
+        config["model"]["init_args"]["text_encoder"] = encoder
+        found.append((config["model"], batch_size, config["seed_everything"]))
+    assert found[0] == found[1] == found[2]
+
+
 @every
 def test_nothing_is_named_that_is_not_there(path):
     """Each option is one of its class, so that a config says what it does (jsonargparse checks it when run)."""
@@ -125,12 +258,13 @@ def test_nothing_is_named_that_is_not_there(path):
 
 @every
 def test_commands_in_comments_exist(path):
-    comments = re.findall(r"^# (?:First[^:]*: )?(mner .*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     config = read(path)
-    made = "features" in config["data"]["init_args"] or "captions.jsonl" in str(config["data"]["init_args"])
-    assert not made or comments, "a config that needs a command first must name it"
-    for comment in comments:
-        command, *arguments = shlex.split(comment)[1:]
+    inputs, encoder = config["data"]["init_args"], config["model"]["init_args"]["text_encoder"]
+    named = [inputs["features"]] if "features" in inputs else []
+    named += [name for name in inputs.get("context", []) if name == "captions.jsonl"]
+    made = {f"{inputs['root']}/{name}" for name in named} | ({encoder} if is_vocabulary(encoder) else set())
+    outs = set()
+    for command, *arguments in commands(path):
         if command in LIGHTNING:
             assert (EXAMPLES.parent / arguments[arguments.index("--config") + 1]).is_file()
             continue
@@ -139,8 +273,6 @@ def test_commands_in_comments_exist(path):
         options = {argument[2:] for argument in arguments if argument.startswith("--")}
         assert options <= set(parameters)
         needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
-        assert needed <= options
-        out = arguments[arguments.index("--out") + 1]
-        root, inputs = config["data"]["init_args"]["root"], config["data"]["init_args"]
-        named = inputs.get("features") or inputs["context"][0]
-        assert out == f"{root}/{named}"
+        assert needed <= options or (command in POSITIONAL and len(needed) == 1 and not arguments[0].startswith("-"))
+        outs.add(arguments[arguments.index("--out") + 1])
+    assert outs == made, "what needs a command first is named with it, and nothing else is"

@@ -101,7 +101,7 @@ def test_types_come_from_the_training_split(here):
         ("slash_format.read_slashes", "Anna B-PER", r"train.slash:1: found 'Anna B-PER'; expected words with"),
         ("slash_format.nothing", "Anna/B-PER", "the format 'slash_format.nothing'.*my_module.read_x"),
         ("no_such_module.read", "Anna/B-PER", "the format 'no_such_module.read'"),
-        ("anything", "Anna/B-PER", "expected one of conll, json_lines"),
+        ("anything", "Anna/B-PER", "expected one of spacy, parquet"),
         ("builtins.list", "Anna/B-PER", "found str from list; expected a list of mner.data.Example"),
         ("slash_format.read_slashes", "Anna/O", "no entity in any post"),
     ],

@@ -229,8 +229,8 @@ def test_what_learns(batch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fused_layers": 0}, "from 1 to the number of text layers 2, but got 0"),
-        ({"fused_layers": 3}, "from 1 to the number of text layers 2, but got 3"),
+        ({"fused_layers": 0}, "from 1 to 2, as many as text layers, but got 0"),
+        ({"fused_layers": 3}, "from 1 to 2, as many as text layers, but got 3"),
         ({"text_encoder": plain("bert"), "image_encoder": "test_vit"}, "width 16 and heads 2.*has width 64, 2 heads"),
         ({"text_encoder": plain("mpnet"), "region_width": F}, "that can be run layer by layer.*mpnet"),
         ({"text_encoder": plain("albert"), "region_width": F}, "that can be run layer by layer.*albert"),

@@ -14,6 +14,7 @@ from mner.fusion import CrossViewAlignment, FusionModule, TextOnly
 from mner.nn.objectives import without_context
 from mner.tagger.post import Post
 from mner.tagger.tagger import Tagger
+from mner.testing import check_fusion
 from mner.training import Trainer
 from tests.fusion.samples import build, close, sample, wide
 
@@ -190,3 +191,8 @@ def test_data_without_context_are_refused_before_training(tmp_path):
 def test_options_out_of_range_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         build(CrossViewAlignment, **options)
+
+
+@pytest.mark.slow
+def test_the_other_kind_and_view_hold_what_every_strategy_must():
+    check_fusion(CrossViewAlignment, view="post", kind="sequence", temperature=1.0)

@@ -1,6 +1,7 @@
 """Strategies that need more than regions: served, refused, trained, saved, tagged with."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -25,7 +26,7 @@ from mner.tagger.tagger import Tagger
 from mner.testing import CHECKS, check_fusion
 from mner.training import Trainer
 from tests import needy_fusions as needy
-from tests.tiny_sets import WIDTH, write_twitter
+from tests.tiny_sets import WIDTH, write_regions, write_twitter
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 SEEN = {"image_encoder": "test_resnet", "image_weights": None}
@@ -205,7 +206,10 @@ def test_names_from_a_context_called_tags_without_images(root, bert_folder, tmp_
 
 @pytest.fixture(scope="module")
 def tweets(tmp_path_factory):
-    return write_twitter(tmp_path_factory.mktemp("tweets") / "twitter")
+    root = write_twitter(tmp_path_factory.mktemp("tweets") / "twitter")
+    shutil.rmtree(root / "regions")
+    write_regions(root / "regions", [root / "images"], sizes=False)  # an older store
+    return root
 
 
 def model_of(cls, **options):

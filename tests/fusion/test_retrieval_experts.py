@@ -13,6 +13,7 @@ from mner.nn.objectives import only_context
 from mner.tagger.onnx import export_onnx
 from mner.tagger.post import Post
 from mner.tagger.tagger import Tagger
+from mner.testing import check_fusion
 from mner.training import RDrop, Trainer
 from tests.fusion.samples import build, close, sample, wide
 
@@ -217,7 +218,24 @@ def test_fewer_than_two_experts_are_refused():
             build(RetrievalExperts, **options)
 
 
+def test_label_sets_are_for_one_encoder():
+    sets = {"one": ["O", "B-PER", "I-PER"], "two": ["O", "B-LOC", "I-LOC"]}
+    with pytest.raises(ValueError, match="one list of labels with `experts`"):
+        RetrievalExperts(sets, experts=[None, None])
+    batch = {**sample(needs=BOTH), "label_set": "two"}
+    module = RetrievalExperts(sets)
+    sum(module.losses({**batch, "tags": batch["tags"].clamp(max=2)}).values()).backward()
+    assert module.heads["one"].weight.grad is None
+    assert module.heads["two"].weight.grad.any()
+    assert module.emissions(batch).shape[-1] == 3
+
+
 def test_rdrop_is_refused_by_name(root):
     data = sample_data(root, CONTEXTS)
     with pytest.raises(ValueError, match="RetrievalExperts decodes a mixture of label distributions"):
         Trainer(max_steps=1, callbacks=[RDrop()], **QUIET).fit(RetrievalExperts(data.labels), datamodule=data)
+
+
+@pytest.mark.slow
+def test_frozen_experts_hold_what_every_strategy_must():
+    check_fusion(RetrievalExperts, experts=[None, None])

@@ -395,7 +395,7 @@ def test_real_tags_that_are_no_label_are_refused(tag):
     ("emissions", "tags", "mask", "message"),
     [
         ((2, 3, 4), (2, 3), None, r"shape \(batch, words, 5\), but got \(2, 3, 4\)"),
-        ((2, 3), (2, 3), None, "`emissions`"),
+        ((2, 3), (2, 3), None, r"^Expected argument `emissions` to have shape \(batch, words, 5\), but got \(2, 3\)$"),
         ((2, 3, 5), (2, 4), None, r"`tags` to be integers of shape \(2, 3\)"),
         ((2, 3, 5), (2, 3), (3, 2), r"`mask` to have shape \(2, 3\)"),
     ],
@@ -404,6 +404,21 @@ def test_shapes_that_differ_are_refused(emissions, tags, mask, message):
     mask = None if mask is None else torch.ones(mask)
     with pytest.raises(ValueError, match=message):
         random_crf(5)(torch.zeros(emissions), torch.zeros(tags, dtype=torch.long), mask)
+
+
+def test_what_is_told_of_masks_and_shapes():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 1]])
+    with pytest.raises(ValueError, match="prefix") as caught:
+        random_crf(5)(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.long), mask)
+    assert str(caught.value) == (
+        "Expected argument `mask` to be a prefix: true up to each row's length, false from there on; but got row 1 "
+        "true at 2 after false at 1"
+    )
+    with pytest.raises(ValueError, match="shape") as caught:
+        CRF(5, batch_first=False).decode(torch.zeros(2, 3, 4))
+    assert str(caught.value) == (
+        "Expected argument `emissions` to have shape (words, batch, 5), but got (2, 3, 4)"
+    )
 
 
 def test_bad_arguments():
@@ -579,8 +594,11 @@ def test_bad_spans(entities, message):
 
 
 def test_spans_need_labels():
-    with pytest.raises(ValueError, match="Construct it with `labels="):
+    with pytest.raises(ValueError, match="Expected a CRF") as caught:
         random_crf(5).span_probabilities(torch.zeros(1, 1, 5), None, [[]])
+    assert str(caught.value) == (
+        "Expected a CRF that knows its labels, but got none. Construct it with `labels=[...]`."
+    )
 
 
 def test_constraints_do_not_touch_the_loss():

@@ -1,6 +1,8 @@
 import argparse
 import json
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +143,20 @@ def test_the_command_describes_stored_regions_and_goes_on(store, weights, tmp_pa
     caption(store, out, f"updown:{weights}", device="cpu")
     assert out.read_bytes() == whole
     assert json.loads((tmp_path / "captions.jsonl.mner.json").read_text())["facts"]["max_new_tokens"] == 20
+
+
+def test_features_of_elsewhere_become_a_store_as_the_page_says(weights, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "texts_from_images.md").read_text(encoding="utf-8")
+    (code,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "cocobu_att" in code)
+    monkeypatch.chdir(tmp_path)
+    Path("cocobu_att").mkdir()
+    for name, count in (("17", 5), ("4", 3)):
+        np.savez_compressed(Path("cocobu_att") / name, feat=regions(int(name), count))
+    exec(compile(code.replace("width=2048", "width=16"), "page", "exec"), {})
+    caption(Path("regions"), Path("out.jsonl"), f"updown:{weights}", device="cpu")
+    texts = read_context("out.jsonl")
+    expected = UpDownCaptioner(weights, device="cpu")([regions(17), regions(4, 3)])
+    assert [texts["17"], texts["4"]] == expected
 
 
 def test_what_does_not_fit_is_refused(store, weights, tmp_path):

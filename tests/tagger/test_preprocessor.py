@@ -153,6 +153,7 @@ def test_a_captioner_by_its_name_runs_where_the_model_does(prepare, monkeypatch)
 def test_pictures_that_had_no_part_are_told(prepare):
     _, told = warned(prepare(sight=Sight(lacks="it reads text alone")), Post("a", image=PICTURE), Post("a"))
     assert told == [(ImageWarning, "Images are not looked at: it reads text alone")]
+    assert warned(prepare(sight=Sight(lacks="it reads text alone")), Post("a"))[1] == []
     (one,), told = warned(prepare(), Post("a", image=PICTURE))
     assert one.opened.problem == "nothing was found in it"
     (broken,), told = warned(prepare(), Post("a", image=b"none"))

@@ -8,7 +8,10 @@ from os import PathLike
 from typing import Any
 
 from mner.data.examples import Example, Posts
-from mner.data.formats.lines import UniqueIds, json_object, read_lines, string_list, text_field
+from mner.data.formats.assemble import posts_of
+from mner.data.formats.json_document import is_json, json_records
+from mner.data.formats.lines import Source, UniqueIds, json_object, string_list, text_field
+from mner.data.formats.records import Notes, Reading, Record
 from mner.data.formats.schemes import SchemeOf
 from mner.errors import DataFormatError
 from mner.files import in_folder
@@ -28,24 +31,49 @@ def read_jsonl(path: str | PathLike[str]) -> Posts:
         DataFormatError: For malformed JSON, a value of the wrong type, a post without id or words, another number of
             tags than words, a wrong tag, a repeated id, a file that is empty or not UTF-8; with the line.
     """
-    ids = UniqueIds(path)
-    scheme = SchemeOf(path)
-    posts = []
-    for number, line in enumerate(read_lines(path), start=1):
+    source, notes = path if isinstance(path, Source) else Source(path), Notes()
+    return posts_of(source, read_json_lines(source, Reading(), notes), Reading(), notes, "json_lines")
+
+
+def fits_json_lines(source: Source) -> bool:
+    """Whether the first records are in this format: an id, words, and tags as `label` or none at all."""
+    if not is_json(source):
+        return False
+    first = [value for _, value in json_records(source)[:50]]
+    return all(isinstance(row, dict) and isinstance(row.get("id"), str) and _is_ours(row) for row in first)
+
+
+def _is_ours(row: dict[str, Any]) -> bool:
+    tags, words = row.get("label"), row.get("tokens")
+    others = {"labels", "tags", "ner_tags", "spans", "entities", "ner"} & set(row)
+    strings = isinstance(words, list) and all(isinstance(word, str) for word in words[:1])
+    return strings and (
+        (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)) or (tags is None and not others)
+    )
+
+
+def read_json_lines(source: Source, reading: Reading, notes: Notes) -> list[Record]:
+    """The records of a file, strictly."""
+    ids = UniqueIds(source)
+    scheme = SchemeOf(source)
+    records = []
+    for number, line in enumerate(source.lines, start=1):
         if not line:
             continue
-        record = json_object(path, number, line)
-        id_ = text_field(path, number, record, "id")
+        record = json_object(source, number, line)
+        id_ = text_field(source, number, record, "id")
         ids.add(id_, number)
-        image_ids = _image_ids(path, number, record)
-        words = string_list(path, number, record, "tokens")
+        image_ids = _image_ids(source, number, record)
+        words = string_list(source, number, record, "tokens")
         if not words:
-            raise DataFormatError(path, number, f"post {id_!r} without words", "at least one word", "Remove the post.")
+            raise DataFormatError(
+                source, number, f"post {id_!r} without words", "at least one word", "Remove the post."
+            )
         if "" in words:
-            raise DataFormatError(path, number, f"an empty word in post {id_!r}", "words with content")
-        tags = _labels(path, number, record, len(words), scheme)
-        posts.append(Example(id_, image_ids[0] if image_ids else None, words, tags, more_images=image_ids[1:]))
-    return scheme.posts(posts)
+            raise DataFormatError(source, number, f"an empty word in post {id_!r}", "words with content")
+        tags = _labels(source, number, record, len(words), scheme)
+        records.append(Record(number, id_, words=words, tags=tags, image_ids=image_ids))
+    return records
 
 
 def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:

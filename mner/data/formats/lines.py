@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from sys import intern
@@ -10,6 +12,83 @@ from typing import Any
 
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.labels import split_tag
+
+
+class Source:
+    """A file, folder or pipe to read from, or rows in memory, whose content is read once.
+
+    Args:
+        path: Where it is; `-` for the standard input.
+
+    Attributes:
+        path: Where it is.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of its name, in small letters."""
+        return self.path.suffix.lower()
+
+    @property
+    def stem(self) -> str:
+        """The name that posts without ids are numbered behind."""
+        return self.path.stem if self.path.suffix or self.path.is_dir() else "post"
+
+    @cached_property
+    def raw(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            DataNotFoundError: If there is no such file, or it is a folder.
+        """
+        try:
+            return sys.stdin.buffer.read() if str(self.path) == "-" else self.path.read_bytes()
+        except FileNotFoundError:
+            raise DataNotFoundError(f"No file {self}; check the path (it is relative to {Path.cwd()})") from None
+        except IsADirectoryError:
+            raise DataNotFoundError(f"Expected a file, but {self} is a folder") from None
+
+    @cached_property
+    def text(self) -> str:
+        """Its text, without a byte order mark.
+
+        Raises:
+            DataFormatError: If it is not UTF-8.
+        """
+        try:
+            return self.raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            found = f"the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+            advice = "Convert the file, for instance `iconv -f LATIN1 -t UTF-8` (or `-f UTF-16`, as its encoding is)."
+            raise DataFormatError(self, line, found, "text in UTF-8", advice) from None
+
+    @cached_property
+    def lines(self) -> list[str]:
+        r"""Its lines, without `\n` or `\r\n` at their ends.
+
+        Raises:
+            DataFormatError: If it has no content.
+        """
+        lines = [line.removesuffix("\r") for line in self.text.split("\n")]
+        if not any(lines):
+            raise DataFormatError(self, 1, "an empty file", "at least one post or text", "Was the download cut off?")
+        return lines[:-1] if not lines[-1] else lines
+
+    def fault(self, place: int | str, found: str, expected: str, advice: str = "") -> DataFormatError:
+        """The error of a line (a number) or of a record (its name)."""
+        if isinstance(place, int):
+            return DataFormatError(self, place, found, expected, advice)
+        return DataFormatError(f"{self}, {place}", None, found, expected, advice)
 
 
 def read_lines(path: str | PathLike[str]) -> list[str]:
@@ -21,23 +100,7 @@ def read_lines(path: str | PathLike[str]) -> list[str]:
         DataNotFoundError: If there is no such file.
         DataFormatError: If the file is not UTF-8 or has no content.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise DataNotFoundError(f"No file {path}; check the path (it is relative to {Path.cwd()})") from None
-    except IsADirectoryError:
-        raise DataNotFoundError(f"Expected a file, but {path} is a folder") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        found = f"the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
-        advice = "Convert the file, for instance `iconv -f LATIN1 -t UTF-8` (or `-f UTF-16`, as its encoding is)."
-        raise DataFormatError(path, line, found, "text in UTF-8", advice) from None
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    if not any(lines):
-        raise DataFormatError(path, 1, "an empty file", "at least one post or text", "Was the download cut off?")
-    return lines[:-1] if not lines[-1] else lines
+    return (path if isinstance(path, Source) else Source(path)).lines
 
 
 def json_object(path: str | PathLike[str], number: int, line: str) -> dict[str, Any]:
@@ -48,7 +111,7 @@ def json_object(path: str | PathLike[str], number: int, line: str) -> dict[str, 
     """
     expected = "one JSON object a line"
     try:
-        value = _DECODER.decode(line)
+        value = DECODER.decode(line)
     except json.JSONDecodeError as error:
         advice = "Write one object a line, without line breaks inside, and no brackets or commas around the lines."
         found = f"{shown(line)} ({error.msg}, column {error.colno})"
@@ -78,7 +141,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_each_once)
+DECODER = json.JSONDecoder(object_pairs_hook=_each_once)
 
 
 def text_field(path: str | PathLike[str], number: int, record: dict[str, Any], key: str) -> str:
@@ -140,23 +203,19 @@ class UniqueIds:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = path
-        self._lines: dict[str, int] = {}
+        self._places: dict[str, int | str] = {}
 
-    def add(self, id_: str, number: int) -> None:
-        """Take note of an id.
+    def add(self, id_: str, place: int | str) -> None:
+        """Take note of an id, at a line (a number) or in a record (its name).
 
         Raises:
-            DataFormatError: If it was there before; it names both lines.
+            DataFormatError: If it was there before; it names both places.
         """
-        first = self._lines.setdefault(id_, number)
-        if first != number:
-            raise DataFormatError(
-                self.path,
-                number,
-                f"the id {id_!r} again, after line {first}",
-                "each id once in a file",
-                "Remove one of the two posts, or give it another id.",
-            )
+        first = self._places.setdefault(id_, place)
+        if first != place:
+            found = f"the id {id_!r} again, after {f'line {first}' if isinstance(first, int) else first}"
+            advice = "Remove one of the two posts, or give it another id."
+            raise Source(self.path).fault(place, found, "each id once in a file", advice)
 
 
 def shown(text: str, width: int = 60) -> str:

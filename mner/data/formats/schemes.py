@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from sys import intern
 from typing import Literal
@@ -116,13 +117,7 @@ class SchemeOf:
         scheme, converted = self.convert(post.tags for post in read)
         if scheme == "IOB2":
             return Posts(read, scheme)
-        return Posts(
-            (
-                Example(post.id, post.image_id, post.words, tags, post.context)
-                for post, tags in zip(read, converted, strict=True)
-            ),
-            scheme,
-        )
+        return Posts((replace(post, tags=tags) for post, tags in zip(read, converted, strict=True)), scheme)
 
 
 def is_iob1(sequences: Iterable[Sequence[str]]) -> bool:

@@ -11,9 +11,10 @@ from mner.data.examples import Example
 from mner.data.formats.context import attach, read_context
 from mner.data.formats.images import ImageFolder, ImageSource
 from mner.data.formats.posts import read_posts
+from mner.data.formats.records import Reading
 from mner.data.huggingface.images import DatasetImages
 from mner.data.huggingface.tables import import_datasets
-from mner.data.sources import find_context, find_images, find_splits
+from mner.data.sources import find_context, find_images, find_posts
 from mner.errors import DataFormatError
 from mner.files import REGISTER, output_folder
 from mner.labels import bio_labels, entity_types
@@ -106,22 +107,30 @@ def export(
     images: Path | None = None,
     context: list[Path] | None = None,
     types: list[str] | None = None,
+    format: str | None = None,
+    reading: Reading | None = None,
 ) -> int:
     """Write a data set in the format of Hugging Face datasets: `datasets.load_from_disk(out)`, DatasetsDataModule.
 
     Args:
-        root: Folder of the data set, with train.txt, valid.txt and test.txt, or in the Snapchat layout.
+        root: Folder of the data set, with a file for each split, or one file, which becomes train.
         out: Folder to write.
         images: Folder of the images; by default looked for in the data set's folder.
         context: Files of texts; by default those in its folder `captions`. Each becomes a column, named as its file.
         types: The entity types, in the order of the labels; by default those of all tags, in alphabetical order.
+        format: The format of the files; by default found by suffix and content.
+        reading: How files are read where they leave a choice.
 
     Returns:
         Exit code 0.
     """
     import_datasets()
     _refuse_full(out)
-    posts = {split: read_posts(file) for split, file in find_splits(root).items()}
+    found_posts = find_posts(root)
+    posts = {
+        "train" if split == "posts" else split: read_posts(file, format, reading=reading)
+        for split, file in found_posts.items()
+    }
     named = entity_types(sorted({tag for part in posts.values() for post in part for tag in post.tags or ()}))
     labels = bio_labels(types or sorted(named))
     splits = {}

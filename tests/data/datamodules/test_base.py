@@ -150,8 +150,8 @@ def test_quirks_of_real_files_load(make, tmp_path):
     [
         ("IMGID:1\nAnna\tPER\n", "PER"),
         ("IMGID:1\nAnna\n", "Anna"),
-        ("Anna\tB-PER\n", "Anna"),
-        ("IMGID:1\nAnna\tO\n\nIMGID:1\nBo\tO\n", "1"),
+        ("Anna\tB-PER\n\nIMGID:1\nBo\tO\n", "Anna"),
+        ("IMGID:1\nAnna\tO\n\nIMGID:1\nAnna\tO\n", "1"),
         ("", "empty"),
     ],
     ids=["bad tag", "no tag", "no image id", "id twice", "empty"],

@@ -64,11 +64,13 @@ def test_stray_inside_is_kept(tmp_path):
         ("IMGID:1\na\tB-PER \n", 2, "'B-PER '"),
         ("IMGID:1\na\t\n", 2, "''"),
         ("IMGID:1\na\tO\nb\n", 3, "1 column in 'b'"),
-        ("IMGID:1\na O\n", 2, "1 column in 'a O'"),
+        ("IMGID:1\na O\nb\n", 3, "1 column in 'b'"),
+        ("IMGID:1\na\n", 2, "1 column in 'a'"),
         ("IMGID:1\na\tO\n \n", 3, "1 column in ' '"),
-        ("IMGID:1\na\tO\tO\n", 2, "3 columns"),
+        ("IMGID:1\na\tO\nb\tO\nc\tO\tO\n", 4, "3 columns"),
+        ("IMGID:1\na\tB-X\tB-Y\n", 2, "tags in column 2 and in column 3"),
         ("IMGID:1\n\tO\n", 2, "no word"),
-        ("a\tO\n", 1, "'a\\tO'"),
+        ("a\tO\n\nIMGID:1\nb\tO\n", 1, "'a\\tO'"),
         ("IMGID:1\na\tO\n\nb\tO\n", 4, "'b\\tO'"),
         ("IMGID:\na\tO\n", 1, "without an id"),
         ("IMGID:1\n\na\tO\n", 1, "post '1' without words"),
@@ -91,6 +93,45 @@ def test_wrong_conll_names_file_line_and_fault(tmp_path, content, line, found):
     assert found in caught.value.found
     assert f"wrong.txt:{line}: found" in str(caught.value)
     assert caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "tags"),
+    [
+        ("In O\nOslo B-LOC\n", ("In", "Oslo"), ("O", "B-LOC")),
+        ("In   O\nOslo  B-LOC\n   \n", ("In", "Oslo"), ("O", "B-LOC")),
+        ("B-LOC\tOslo\nO\tis\n", ("Oslo", "is"), ("B-LOC", "O")),
+        ("# text = In Oslo\n# O\nOslo B-LOC\n", ("#", "Oslo"), ("O", "B-LOC")),
+        ("-DOCSTART- -X- -X- O\n\nEU NNP I-NP I-ORG\nand CC O O\nRome NNP I-NP I-LOC\n", ("EU", "and", "Rome"),
+         ("B-ORG", "O", "B-LOC")),
+        ("-DOCSTART- -X- O\nNew York -X- _ B-LOC\n! -X- _ O\n", ("New York", "!"), ("B-LOC", "O")),
+        ("New York B-LOC\nis O\nbig O\n", ("New York", "is", "big"), ("B-LOC", "O", "O")),
+        ("1\tOslo\tB-LOC\tO\n2\tis\tO\tO\n", ("Oslo", "is"), ("O", "O")),
+    ],
+    ids=["spaces", "many spaces", "tag first", "comment", "2003", "Label Studio", "blanks", "numbered"],
+)  # fmt: skip
+def test_conll_in_all_its_shapes(tmp_path, content, words, tags):
+    if content.startswith("1"):  # two columns of tags: which is meant has to be said
+        with pytest.raises(DataFormatError, match=r"fields=\{'tags': '3'\}"):
+            read_posts(write(tmp_path / "a.txt", content))
+        (post,) = read_posts(write(tmp_path / "a.txt", content), fields={"tags": "4"})
+    else:
+        (post,) = read_posts(write(tmp_path / "a.txt", content))
+    assert post == Example("a/1", None, words, tags)
+
+
+def test_ids_and_images_of_comments(tmp_path):
+    path = write(tmp_path / "a.conll", "# id = 7\n# image = x.jpg\nIn O\n\n# id 8 domain=en\nOslo B-LOC\n")
+    assert [(post.id, post.image_id) for post in read_conll(path)] == [("7", "x.jpg"), ("8", None)]
+
+
+def test_posts_of_one_image(tmp_path):
+    path = write(tmp_path / "a.txt", "IMGID:1\na\tO\n\nIMGID:2\na\tO\n\nIMGID:1\nb\tO\n\nIMGID:1\nc\tO\n")
+    posts = read_conll(path)
+    assert [(post.id, post.image_id) for post in posts] == [("1", "1"), ("2", "2"), ("1#2", "1"), ("1#3", "1")]
+    assert posts.notes == ("2 posts of an image that has another one, numbered ID#2 …",)
+    write_conll(tmp_path / "b.txt", posts)
+    assert read_conll(tmp_path / "b.txt") == posts
 
 
 def record(**changes: object) -> str:
@@ -175,8 +216,7 @@ def test_read_posts_goes_by_suffix(tmp_path):
         assert read_posts(write(tmp_path / f"a{suffix}", TWO_POSTS)) == EXPECTED
     for suffix in (".jsonl", ".json"):
         assert read_posts(write(tmp_path / f"a{suffix}", record()))[0].image_id == "130.jpg"
-    with pytest.raises(DataFormatError, match=r"'\.csv'"):
-        read_posts(tmp_path / "a.csv")
+    assert read_posts(write(tmp_path / "a.csv", TWO_POSTS)) == EXPECTED  # by its content, whatever it is called
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)

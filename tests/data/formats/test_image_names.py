@@ -48,6 +48,13 @@ def test_equals_a_search(names, image_id):
         assert index.find(name) == name
 
 
+def test_letters_that_are_one():
+    assert fold("K") == fold("k") == fold("\u212a")  # the sign of Kelvin
+    assert fold("STRASSE") == fold("stra\u00dfe") == fold("Stra\u1e9ee")
+    assert fold("\u212b") == fold("a\u030a") == fold("\u00c5")
+    assert fold("i") != fold("\u0131")
+
+
 @given(st.text())
 def test_fold_and_split(text):
     assert fold(fold(text)) == fold(text)
@@ -86,6 +93,16 @@ def test_what_is_told_of_names():
     assert names.report(2) == f"{start}, ..."
     assert names.report() == f"{start}, C as c.jpg, D as d.jpg, E as e.jpg, ..."
     assert names.report(6) == f"{start}, C as c.jpg, D as d.jpg, E as e.jpg, F as f.jpg"
+
+
+@pytest.mark.parametrize("name", ["", ".jpg", ".JPEG", "a\tb.jpg", "a\nb", "a\x7fb", "a\x1fb", "a\ud800", "\udfffa"])
+def test_names_that_no_index_holds(name):
+    assert unusable(name)
+
+
+@pytest.mark.parametrize("name", [".jpg.jpg", "a", ".a", "a b.jpg", "\u0080", "\ud7ff", "\ue000", "\U0001f600.png"])
+def test_names_that_an_index_holds(name):
+    assert not unusable(name)
 
 
 def test_a_million_names_weigh_little():

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mner.data.formats.images import MAX_PIXELS, ImageFolder, image_key, load_image, report_broken, shown
+from mner.data.formats.images import MAX_PIXELS, ImageFolder, image_key, load_image, report_broken, shown, to_rgb
 from mner.data.transforms import ImageTransform, transform_for
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.preprocessing.base import ImageFiles
@@ -53,6 +53,30 @@ def test_transparent_parts_become_white_in_every_mode(tmp_path):
         assert image.getpixel((1, 1)) != (255, 255, 255), name
 
 
+@pytest.mark.parametrize(
+    "format", ["AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"]
+)
+def test_formats_that_are_opened(tmp_path, format):
+    Image.init()
+    if format not in Image.SAVE:
+        pytest.skip("this Pillow cannot write it")
+    (tmp_path / "a").write_bytes(encoded(Image.new("RGB", (64, 64), (200, 40, 90)), format))
+    image, reason = load_image(tmp_path / "a")
+    assert reason == ""
+    assert image.size == (64, 64)
+    assert np.abs(np.asarray(image, int) - [200, 40, 90]).max() < 6  # some of them lose detail
+
+
+@pytest.mark.parametrize("format", ["EPS", "PCX", "PDF", "SGI", "TGA"])
+def test_formats_that_are_not(tmp_path, format):
+    (tmp_path / "a").write_bytes(encoded(picture(64, 64), format))
+    assert load_image(tmp_path / "a") == (None, "not an image")
+
+
+def test_a_bomb_is_what_pillow_calls_one():
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+
+
 def test_other_modes_become_rgb(tmp_path):
     picture().convert("CMYK").save(tmp_path / "cmyk.jpg")
     picture().convert("L").save(tmp_path / "grey.jpg")
@@ -70,6 +94,33 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     Image.fromarray(ramp).save(tmp_path / "deep.png")
     image, _ = load_image(tmp_path / "deep.png")
     assert np.array_equal(np.asarray(image)[..., 0], np.arange(256, dtype=np.uint8).reshape(16, 16))
+
+
+def test_numbers_are_scaled_to_their_largest(tmp_path):
+    Image.fromarray(np.array([[-1.0, 0.0, 0.25, 0.5]], np.float32)).save(tmp_path / "float.tiff")
+    image, reason = load_image(tmp_path / "float.tiff")
+    assert reason == ""
+    assert [image.getpixel((x, 0))[0] for x in range(4)] == [0, 0, 127, 255]
+    Image.fromarray(np.array([[0, 256, 65535, 70000]], np.int32)).save(tmp_path / "int.tiff")
+    image, reason = load_image(tmp_path / "int.tiff")
+    assert [image.getpixel((x, 0)) for x in range(4)] == [(value,) * 3 for value in (0, 0, 255, 255)]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
+def test_transparency_in_every_mode_of_pillow(mode):
+    layer = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    layer.putpixel((1, 0), (0, 0, 0, 0))
+    image = layer.convert(mode)
+    assert image.mode == mode
+    assert [to_rgb(image).getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
+
+
+def test_what_could_not_be_read_is_told():
+    broken = {str(number): "missing" for number in range(5)}
+    assert report_broken(broken, 9) == "5 of 9 images could not be read (missing 5): 0, 1, 2, 3, 4"
+    told = report_broken({"x": "empty", **broken}, 9)
+    assert told == "6 of 9 images could not be read (missing 5, empty 1): x, 0, 1, 2, 3, ..."
+    assert report_broken(broken, 9, show=1) == "5 of 9 images could not be read (missing 5): 0, ..."
 
 
 def test_exif_orientation_is_applied(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import mner
 from mner.data.examples import Example, fingerprint
@@ -57,6 +58,39 @@ def test_streaming_equals_writing_at_once(tmp_path):
     for post in POSTS:
         append_predictions(tmp_path / "stream.jsonl", [post])
     assert (tmp_path / "once.jsonl").read_bytes() == (tmp_path / "stream.jsonl").read_bytes()
+
+
+def test_what_a_header_says():
+    made = prediction_header(
+        model="my.Model", split="test", data="MyData", fingerprint="f", labels=("O", "B-X"), checkpoint="a.ckpt",
+        seed=3, context=("captions",),
+    )  # fmt: skip
+    assert made == {
+        "mner_predictions": 1,
+        "model": "my.Model",
+        "checkpoint": "a.ckpt",
+        "split": "test",
+        "data": "MyData",
+        "fingerprint": "f",
+        "labels": ["O", "B-X"],
+        "seed": 3,
+        "versions": {"mner": mner.__version__, "torch": torch.__version__},
+        "context": ["captions"],
+    }
+    least = prediction_header(model="m", split="s", data="d", fingerprint=None, labels=["O"])
+    assert [least[key] for key in ("checkpoint", "seed", "context", "fingerprint")] == [None, None, [], None]
+
+
+def test_letters_are_kept_as_they_are(tmp_path):
+    """The file is UTF-8 that people can read and search, after a header of the same kind."""
+    german = Prediction("ü", None, ("Zürich",), None, ("O",))
+    write_predictions(tmp_path / "p.jsonl", HEADER | {"model": "mödel"}, [german])
+    append_predictions(tmp_path / "p.jsonl", [Prediction("東", None, ("東京",), None, ("O",))])
+    header, first, second, end = (tmp_path / "p.jsonl").read_bytes().decode().split("\n")
+    assert "mödel" in header
+    assert "Zürich" in first
+    assert "東京" in second
+    assert end == ""
 
 
 def test_format_on_disk(tmp_path):

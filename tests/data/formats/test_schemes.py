@@ -28,9 +28,24 @@ def in_scheme(scheme):
 @pytest.mark.parametrize("letter", "ESMLUBI")
 def test_a_letter_alone_is_no_tag(letter):
     assert split_any_tag(f"{letter}-PER") == (letter, "PER")
-    for tag in (letter, f"{letter}-", f"-{letter}", f"{letter}PER"):
+    for tag in (letter, f"{letter}-", f"-{letter}", f"{letter}PER", f"{letter.lower()}-PER", f"X{letter}-PER", "X-PER"):
         with pytest.raises(ValueError, match="BIO tag"):
             split_any_tag(tag)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("M-PER", "U-PER"), ("U-PER", "M-LOC"), ("I-PER", "M-PER"), ("E-PER", "L-LOC")]
+)
+def test_letters_of_two_schemes_are_refused(first, second):
+    found = SchemeOf("file")
+    found.check(1, first)
+    with pytest.raises(DataFormatError) as caught:
+        found.check(2, second)
+    schemes = "tags of one scheme: IOB1, IOB2, IOBES (B I E S, or B M E S) or BILOU"
+    assert str(caught.value) == (
+        f"file:2: found the tag {second!r}, after {first!r} in line 1; expected {schemes}. "
+        "Convert the parts to one scheme."
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

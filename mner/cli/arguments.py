@@ -36,6 +36,12 @@ def prepare(args: list[str]) -> list[str]:
             raise MNERError(f"{key} was given, but it always comes from {source}; give that, and leave {key} out")
     checkpoint = given.get("ckpt_path")
     groups = {key.split(".")[0] for key in given}
+    begin = given.get("model.init_from")
+    if isinstance(begin, str) and not {"model", "model.class_path"} & set(given):
+        content = read_checkpoint(begin)  # its class and options, of which those that are given are others
+        import_class(content[KEY]["class"], FusionModule)
+        stored = {key: value for key, value in stored_arguments(content).items() if key != "init_from"}
+        return [args[0], f"--model={json.dumps({'class_path': content[KEY]['class'], 'init_args': stored})}", *args[1:]]
     if "model" in groups or not isinstance(checkpoint, str):
         return args
     if checkpoint in ("best", "last", "hpc", "registry"):

@@ -14,6 +14,7 @@ from typing import Any
 from mner.cli.errors import guarded
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("mner.cli.init:init", "look at a folder of posts and write a config that trains on it"),
     "tag": ("mner.cli.tagging:tag", "find the entities of new posts"),
     "show": ("mner.cli.tagging:show", "draw posts, entities, images and attention as a page"),
     "demo": ("mner.tagger.demo:demo", "a local page to try a model on typed posts"),
@@ -37,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command -> `module:function` and what it does; imported when called, run by jsonargparse from its type hints."""
 
 POSITIONAL = (
-    *("tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention", "vocabulary"),
+    *("init", "tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention", "vocabulary"),
     *("data stats", "data verify", "data download", "data convert", "data export"),
 )
 """Commands whose required parameters are given by place: files and folders. The others name them all."""

@@ -57,6 +57,8 @@ class FusionModule(ImageRegions, TaggingHead):
         constrain: Decode well-formed BIO only.
         fusion_learning_rate: Peak rate of what lies between encoders and output layers; None for the geometric mean of
             the two, since gates and tanh layers do not bear the CRF's rate.
+        init_from: A checkpoint to begin from, for new types or data: encoders and fusion are taken from it when
+            training begins, head and CRF are new. What was kept is told.
 
     Raises:
         ValueError: If the strategy uses images but neither `image_encoder` nor `region_width` is given, or the reverse.
@@ -81,6 +83,7 @@ class FusionModule(ImageRegions, TaggingHead):
         crf_reduction: CrfReduction = "token_mean",
         constrain: bool = True,
         fusion_learning_rate: float | None = None,
+        init_from: str | None = None,
     ) -> None:
         super().__init__(labels)
         self.save_hyperparameters()

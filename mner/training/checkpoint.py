@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import logging
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +22,9 @@ from mner.training.old_names import renamed
 from mner.training.stored_facts import check_facts
 
 KEY = "mner"
+_HEADS = ("head.", "heads.", "crf.", "crfs.")
+"""What scores labels, and so belongs to them."""
+log = logging.getLogger(__name__)
 COMPILED = "_orig_mod."
 """What `torch.compile(part)` puts into the names of the part's weights."""
 
@@ -135,6 +140,31 @@ def accept(module: Kept, checkpoint: dict[str, Any]) -> None:
         )
     _check_adapters(module, checkpoint[KEY].get("text_config") or {})
     module.restored = checkpoint[KEY]
+
+
+def begin_from(module: Any, path: str | Path) -> None:
+    """Take encoders and fusion from another model's checkpoint, and say what was kept and what is new.
+
+    Raises:
+        CheckpointError: If it is no checkpoint of ours, or its text encoder is another.
+    """
+    state = read_checkpoint(path)["state_dict"]
+    own_names(module, state)
+    own = {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(_HEADS)}
+    kept = {name: state[name] for name, tensor in own.items() if name in state and state[name].shape == tensor.shape}
+    lacking = next((name for name in own if name.startswith("text_encoder.") and name not in kept), None)
+    if lacking is not None:
+        raise CheckpointError(
+            f"The text encoder of {path} is another than the model's ({lacking} differs); give model.text_encoder as "
+            "that checkpoint has it, or leave the model out, so that the checkpoint says it"
+        )
+    module.load_state_dict(kept, strict=False)
+    parts = Counter(name.partition(".")[0] for name in kept)
+    new = dict.fromkeys(name.partition(".")[0] for name in module.state_dict() if name not in kept)
+    log.warning(
+        "init_from %s: kept %s; begun anew: %s",
+        path, ", ".join(f"{part} ({count} tensors)" for part, count in parts.items()), ", ".join(new),
+    )  # fmt: skip
 
 
 def _types(labels: Any) -> Any:

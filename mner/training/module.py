@@ -17,7 +17,7 @@ from mner.data.agreement import check_batch, tokenizer_of
 from mner.data.datamodules.joint import described, parts_of
 from mner.data.loader import PostLoader
 from mner.data.recipe import check_inputs, check_restored
-from mner.training.checkpoint import accept, load_module, own_names, plain_names, write_extras
+from mner.training.checkpoint import accept, begin_from, load_module, own_names, plain_names, write_extras
 from mner.training.evaluation import Evaluation
 from mner.training.optimisation import adamw, follow_new_groups, rate_between, warmup_and_decay
 
@@ -41,6 +41,7 @@ class TaggingModule(Evaluation):
     def __init__(self, labels: list[str] | dict[str, list[str]]) -> None:
         super().__init__(labels)
         self.extra_losses: dict[str, ExtraLoss] = {}
+        self._begun = False
         self._places: list[dict[str, Any]] = []  # in the epoch, of the loaders of a run that goes on
 
     # What the strategy's half has
@@ -79,6 +80,10 @@ class TaggingModule(Evaluation):
             self._tokenizer = part.post_tokenizer.fingerprint
         if not parts and (own := tokenizer_of(self)) is not None:
             self._tokenizer = own.fingerprint
+        begin = self.hparams.get("init_from") if stage == "fit" and self.restored is None else None
+        if begin and not self._begun and not self.trainer.ckpt_path:  # a run that goes on has its own weights
+            begin_from(self, begin)
+            self._begun = True
 
     def on_train_start(self) -> None:
         """Go on in the middle of the epoch that a checkpoint was taken in.

@@ -26,11 +26,11 @@ _CHANGES = ("mner_features", "mner", "complete", "images", "regions", "suffixes"
 class FeatureWriter:
     """Writes a store, or goes on with one that was left unfinished. One process at a time.
 
-    ```python
-    with FeatureWriter("features", kind="grid", encoder="resnet152", width=2048) as writer:
-        writer.append(["17_06_1"], [features])
-        writer.finish()
-    ```
+    For example::
+
+        with FeatureWriter("features", kind="grid", encoder="resnet152", width=2048) as writer:
+            writer.append(["17_06_1"], [features])
+            writer.finish()
 
     Args:
         path: Folder of the store.

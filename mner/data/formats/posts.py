@@ -30,7 +30,7 @@ from mner.data.formats import (
 )
 from mner.data.formats.assemble import map_types, posts_of
 from mner.data.formats.json_document import is_json
-from mner.data.formats.lines import Source
+from mner.data.formats.lines import Source, shown
 from mner.data.formats.records import Notes, Offsets, Overlaps, Reading, Record
 from mner.data.formats.schemes import SchemeOf
 from mner.data.word_splitter import Splitter
@@ -185,7 +185,13 @@ def find_format(source: Source) -> str:
         return "conll"
     if is_json(source):
         return next(name for name, one in FORMATS.items() if name not in _NOT_JSON and one.fits(source))
-    return next(name for name, one in FORMATS.items() if one.fits(source))
+    found = next(name for name, one in FORMATS.items() if one.fits(source))
+    first = next(line for line in source.lines if line)
+    if found == "conll" and source.suffix == ".csv" and "\t" not in first and ("," in first or ";" in first):
+        advice = "Say which is which: format='csv_tokens' (or csv_spans), fields={'words': COLUMN, 'tags': COLUMN, …}."
+        expected = "names of columns: sentence, word, tag; or text, start, end, label; or id, text"
+        raise DataFormatError(source, 1, shown(first), expected, advice)
+    return found
 
 
 def format_named(name: str) -> Format:

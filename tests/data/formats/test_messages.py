@@ -8,7 +8,7 @@ from mner.data.examples import Example
 from mner.data.formats.conll import read_conll
 from mner.data.formats.context import read_context
 from mner.data.formats.json_lines import read_jsonl
-from mner.data.formats.posts import read_posts
+from mner.data.formats.posts import FORMATS, read_posts
 from mner.data.formats.predictions import read_predictions
 from mner.data.formats.relations import read_relations
 from mner.data.formats.word_vectors import read_vectors
@@ -33,9 +33,9 @@ CASES = [
     ),
     (
         read_conll,
-        "a\tO\n",
-        "a.txt:1: found 'a\\tO'; expected 'IMGID:<id>' as the first line of a post. One blank line ends a post. "
-        "JSON lines are read from files named .jsonl.",
+        "a\tO\n\nIMGID:1\nb\tO\n",
+        "a.txt:1: found 'a\\tO'; expected 'IMGID:<id>' as the first line of a post, as others of the file have one. "
+        "One blank line ends a post.",
     ),
     (
         read_conll,
@@ -50,14 +50,14 @@ CASES = [
     ),
     (
         read_conll,
-        "IMGID:1\na O\n",
-        "a.txt:2: found 1 column in 'a O'; expected two columns, word<TAB>tag. Columns are separated by one tab, "
+        "IMGID:1\na\n",
+        "a.txt:2: found 1 column in 'a'; expected two columns, word<TAB>tag. Columns are separated by one tab, "
         "posts by a line with nothing in it.",
     ),
     (
         read_conll,
-        "IMGID:1\na\tO\tO\n",
-        "a.txt:2: found 3 columns in 'a\\tO\\tO'; expected two columns, word<TAB>tag. Columns are separated by one "
+        "IMGID:1\na\tO\nb\tO\nc\tO\tO\n",
+        "a.txt:4: found 3 columns in 'c\\tO\\tO'; expected two columns, word<TAB>tag. Columns are separated by one "
         "tab, posts by a line with nothing in it.",
     ),
     (
@@ -73,9 +73,9 @@ CASES = [
     ),
     (
         read_conll,
-        "IMGID:1\na\tO\n\nIMGID:1\nb\tO\n",
-        "a.txt:4: found the id '1' again, after line 1; expected each id once in a file. Remove one of the two "
-        "posts, or give it another id.",
+        "IMGID:1\na\tO\n\nIMGID:1\na\tO\n",
+        "a.txt:4: found the id '1' again, after line 1, before the same words; expected each post once. Remove one of "
+        "the two.",
     ),
     (
         read_conll,
@@ -101,6 +101,11 @@ CASES = [
         '[{"id": "1"}]\n',
         'a.txt:1: found a list (\'[{"id": "1"}]\'); expected one JSON object a line. Write each element of the list'
         " on its own line.",
+    ),
+    (
+        read_jsonl,
+        "0.5\n",
+        "a.txt:1: found a number ('0.5'); expected one JSON object a line.",
     ),
     (
         read_jsonl,
@@ -429,8 +434,8 @@ def test_the_format_of_a_file_of_posts(tmp_path, monkeypatch):
         return str(caught.value)
 
     assert refused() == (
-        "a.csv: found the suffix '.csv'; expected .txt or .conll for CoNLL, .jsonl or .json for JSON lines. "
-        "Rename the file, or say how it is read: `format`, the name of a format or a function of yours."
+        "a.csv:1: found 'a,O'; expected names of columns: sentence, word, tag; or text, start, end, label; or id, text."
+        " Say which is which: format='csv_tokens' (or csv_spans), fields={'words': COLUMN, 'tags': COLUMN, …}."
     )
     for name, reason in (
         ("jsonlines", "Empty module name"),
@@ -439,7 +444,7 @@ def test_the_format_of_a_file_of_posts(tmp_path, monkeypatch):
     ):
         assert refused(name) == (
             f"a.csv: found the format {name!r} ({reason}); "
-            "expected one of conll, json_lines, or the import path of a function (my_module.read_x)."
+            f"expected one of {', '.join(FORMATS)}, or the import path of a function (my_module.read_x)."
         )
 
     def rows(path):

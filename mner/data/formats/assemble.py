@@ -263,6 +263,8 @@ def _words_and_tags(
     text, marks = record.text, apart(source, record, record.marks or (), reading, notes)
     own = record.places is not None and reading.words is None
     places = list(record.places or ()) if own else _split(text, style)
+    if own and not _in_order(places, len(text)):
+        raise source.fault(record.place, "tokens that overlap or are not within the text", "tokens one after the other")
     edges = sorted({edge for mark in marks for edge in mark[:2]})
     cut = []
     for start, end in places:
@@ -278,6 +280,11 @@ def _words_and_tags(
     if record.marks is None:
         return words, None
     return words, tuple(map(intern, tags_of(_over_words(cut, marks), len(words))))
+
+
+def _in_order(places: Sequence[tuple[int, int]], length: int) -> bool:
+    ends = [0, *(end for _, end in places)]
+    return all(before <= start < end <= length for before, (start, end) in zip(ends, places, strict=False))
 
 
 def _over_words(places: Sequence[tuple[int, int]], marks: Sequence[Mark]) -> list[Span]:

@@ -21,8 +21,8 @@ from mner.errors import DataFormatError
 SUFFIXES = (
     *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc"),
     *(".jpe", ".jpeg", ".jpeg_large", ".jpf", ".jpg", ".jpg_large", ".jpg_medium", ".jpg_orig", ".jpg_small", ".jpx"),
-    *(".mpo", ".pbm", ".pfm", ".pgm", ".pjp", ".pjpeg", ".png", ".png_large", ".png_orig", ".pnm", ".ppm", ".tif", ".tiff"),
-    ".webp",
+    *(".mpo", ".pbm", ".pfm", ".pgm", ".pjp", ".pjpeg", ".png", ".png_large", ".png_orig", ".pnm", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
 )
 """Of names of image files, in any letter case; Twitter's own downloads are called `.jpg_large` and the like."""
 _SUFFIX = re.compile(f"({'|'.join(map(re.escape, SUFFIXES))})$", re.IGNORECASE)

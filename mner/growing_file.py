@@ -86,8 +86,8 @@ class Growing:
         self._facts = facts
         full = _full(paths)
         if full:
-            noted = read_json(self._sidecar)
-            was, begins = noted.get("facts"), noted.get("begins")
+            sidecar = read_json(self._sidecar)
+            was, begins = sidecar.get("facts"), sidecar.get("begins")
             if not isinstance(was, dict) or not isinstance(begins, dict):
                 raise foreign(full[0])
             differing = [name for name in {**was, **facts} if was.get(name) != facts.get(name)]

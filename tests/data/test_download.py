@@ -269,3 +269,9 @@ def test_two_downloads_at_once(server, tmp_path):
     assert sorted(made) == [False, False, False, True]  # one got it, the others found it
     assert (tmp_path / "a.txt").read_bytes() == CONTENT
     assert len(server.asked) == 1
+
+
+def test_a_part_of_another_program_is_left_alone(server, tmp_path):
+    (tmp_path / "a.txt.part").write_bytes(b"mine")
+    assert fetch(f"{server.url}/a.txt", tmp_path / "a.txt", CHECKSUM)
+    assert (tmp_path / "a.txt.part").read_bytes() == b"mine"

@@ -182,7 +182,7 @@ def copy_repository(tree: Path) -> None:
 def measure(tree: Path, work: Path) -> None:
     """Which test runs which line, and for how long, in files of the folder; of tests that are not there yet."""
     kept = work / "seconds.json"
-    known: dict[str, float] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    known: dict[str, float | None] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
 
     def run() -> int:
         new = work / "coverage.new"
@@ -196,7 +196,8 @@ def measure(tree: Path, work: Path) -> None:
         both.read()
         both.update(recorder.get_data())
         both.write()
-        seconds = {test: taken for test, taken in measured.seconds.items() if test not in measured.failed}
+        # Of those that do not pass nothing is to be learnt.
+        seconds = {test: None if test in measured.failed else taken for test, taken in measured.seconds.items()}
         kept.write_text(json.dumps(known | seconds, indent=1), encoding="utf-8")
         return 0
 
@@ -257,7 +258,8 @@ def run_share(drawn: list[tuple[str, str, int, Callable[[], str]]], work: Path, 
     """Run some of the mutants on a copy of the repository, and append what came of each to the results."""
     tree = work / f"repository-{job}"
     copy_repository(tree)
-    seconds = json.loads((work / "seconds.json").read_text(encoding="utf-8"))
+    measured = json.loads((work / "seconds.json").read_text(encoding="utf-8"))
+    seconds = {test: taken for test, taken in measured.items() if taken is not None}
     data = coverage.CoverageData(str(work / "coverage"))
     data.read()
     for name, mutant, line, make in drawn:

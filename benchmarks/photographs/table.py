@@ -1,6 +1,8 @@
 """The tables of docs/photographs.md, from what `train.py` left.
 
-    python benchmarks/photographs/table.py PHOTOS OUT [--split valid] [--sample]
+    python benchmarks/photographs/table.py PHOTOS OUT [--split valid] [--sample] [--page docs/photographs.md]
+
+`--page` puts the table between the page's marks `<!-- table … -->` and `<!-- end -->` that have its name.
 
 Verdicts are those of `mner compare`: each strategy against its text-only twin, with posts and seeds both taken as drawn
 by chance, p corrected for the number of strategies that share a twin (Holm).
@@ -17,7 +19,8 @@ from typing import Any
 import numpy as np
 from train import reads_images, results
 
-from mner.analysis import by_ambiguity, compare, load_systems, score
+from mner.analysis import by_ambiguity, compare, score
+from mner.analysis.systems import load_systems
 from mner.data.examples import Example
 from mner.data.formats.posts import read_posts
 from mner.data.formats.predictions import Predictions
@@ -78,12 +81,16 @@ def table(given: argparse.Namespace) -> str:
             }
     judged = verdicts(systems)
     train = None if given.sample else read_posts(given.posts / "train.jsonl")
+    seconds = defaultdict(list)
+    for line in results(given.out):
+        seconds[line["strategy"]].append(line["train_cpu_seconds"])
     columns = ["runs", "F1", "images shuffled", "no image"]
     if train is not None:
         columns += ["F1, pointed at", "types, pointed at (%)"]
+    heads = [*columns, "above its twin", "p", "training, s"]
     lines = [
-        " | ".join(["strategy", *columns, "above its twin", "p"]),
-        " | ".join(["---", *["---:"] * (len(columns) + 2)]),
+        " | ".join(["strategy", *heads]),
+        " | ".join(["---", *["---:"] * len(heads)]),
     ]
     for name in sorted(systems, key=lambda name: -np.mean(f1(systems[name]))):
         cells = [f"`{name}`", str(len(systems[name])), spread(f1(systems[name]))]
@@ -99,7 +106,7 @@ def table(given: argparse.Namespace) -> str:
             shown = "below .0001" if p < 1e-4 else f"{p:.4f}".lstrip("0")
             mark = "" if p < LEVEL and low > 0 else " (not shown)"
             cells += [f"{100 * row['difference']:.1f} ({low:.1f} to {high:.1f}){mark}", shown]
-        lines.append(" | ".join(cells))
+        lines.append(" | ".join([*cells, f"{np.mean(seconds[name]):.0f}"]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -116,16 +123,29 @@ def sweep(out: Path) -> str:
     return "\n".join(lines)
 
 
+def put(page: Path, name: str, made: str) -> None:
+    """Replace what is between a page's marks."""
+    before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- table {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not mark or not end:
+        raise SystemExit(f"Expected the marks <!-- table {name} --> and <!-- end --> in {page}, but found none")
+    page.write_text(f"{before}{mark}\n{made}\n\n{end}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("posts", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--split", default="test")
+    parser.add_argument("--page", type=Path, help="where the table goes, too")
     parser.add_argument("--sample", action="store_true", help="the runs are those of sample.py")
     parser.add_argument("--sweep", action="store_true", help="list each run's rates and F1 on valid instead")
     given = parser.parse_args()
-    print(sweep(given.out) if given.sweep else table(given))
+    made = sweep(given.out) if given.sweep else table(given)
+    print(made)
+    if given.page is not None:
+        put(given.page, "sweep" if given.sweep else "sample" if given.sample else given.split, made)
     probe = given.out / "probe.json"
     if not given.sample and not given.sweep and probe.exists():
         found = json.loads(probe.read_text(encoding="utf-8"))

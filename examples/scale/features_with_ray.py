@@ -20,6 +20,7 @@ from parts import Part, follow, plan, work
 
 from mner.data.formats.feature_store import FeatureStore, FeatureWriter
 from mner.data.formats.images import ImageFolder
+from mner.errors import MNERError
 
 
 def cut(images: Path, size: int) -> Iterator[Part]:
@@ -64,7 +65,7 @@ def is_done(folder: Path, part: Part) -> bool:
     """Whether the store of a part is complete."""
     try:
         FeatureStore(place(folder, part))
-    except Exception:  # not there, unfinished or cut: to be made
+    except MNERError:  # not there, unfinished or cut: to be made
         return False
     return True
 

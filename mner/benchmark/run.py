@@ -83,7 +83,7 @@ def execute(job: Job, out: Path, split: Split, run: Command, keep_checkpoints: b
     with _printing_to(folder / "log.txt"):
         try:
             _run(job, folder, split, run)
-        except Exception:
+        except Exception:  # the log has the traceback, and the other runs are to be done
             traceback.print_exc()
             return False
         finally:

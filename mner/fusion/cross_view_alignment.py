@@ -10,7 +10,7 @@ from mner.batch import Batch
 from mner.data.datamodules.joint import parts_of
 from mner.errors import DataNotFoundError
 from mner.fusion.text_only import TextOnly
-from mner.nn.objectives import DivergenceKind, divergence, without_context
+from mner.nn.objectives import DivergenceKind, divergence, without_context, without_padding
 
 View = Literal["context", "post"]
 
@@ -28,7 +28,7 @@ class CrossViewAlignment(TextOnly):
 
     The context is whatever the data module has as `context`: captions, names and attributes of objects, text in the
     image. The view with context is a constant in the divergence, and posts without context have none. Both views are
-    passes of the same weights, so that training takes twice the time.
+    passes of the same weights; the second is as long as the posts are.
 
     Tags come from the view with context, or with `view="post"` from the post alone, which then needs no image and no
     captioner. It can be changed at any time: `model.view = "post"`. A post that comes without context is a post alone.
@@ -93,7 +93,7 @@ class CrossViewAlignment(TextOnly):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`tagging` with context, `plain` without, and `agreement`, how far they are apart, times λ."""
-        full, plain = super().emissions(batch), super().emissions(without_context(batch))
+        full, plain = super().emissions(batch), super().emissions(without_padding(without_context(batch)))
         has_context = ((batch["segment_ids"] == 1) & batch["token_mask"]).any(1, keepdim=True)  # (b, 1)
         agreement = divergence(
             self.crf,

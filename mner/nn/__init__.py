@@ -13,6 +13,7 @@ from mner.nn.objectives import (
     straight_through,
     without_context,
     without_image,
+    without_padding,
 )
 from mner.nn.posteriors import decode_posteriors, log_marginals, mix, span_scores
 from mner.nn.recurrent import LSTM, BiLSTM
@@ -42,4 +43,5 @@ __all__ = [
     "straight_through",
     "without_context",
     "without_image",
+    "without_padding",
 ]

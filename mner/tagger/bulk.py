@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +24,7 @@ from mner.tagger.post import Post, Tagged
 from mner.tagger.preprocessor import ImageWarning
 from mner.tagger.tagger import AHEAD, Tagger
 
+log = logging.getLogger(__name__)
 Format = Literal["jsonl", "conll"]
 OURS = (
     *("id", "number", "text", "words", "tags", "entities", "has_image", "image_problem", "context"),
@@ -35,27 +38,32 @@ def run(
     tagger: Tagger, given: Iterable[Given], sink: Sink, advance: Any = lambda count: None, ahead: int = AHEAD
 ) -> None:
     """Tag what is given and write it, some batches at a time, in order; what the sink holds already is left out."""
-    source = iter(given)
+    source, told = iter(given), set[Any]()
     while batch := list(islice(source, tagger.batch_size * ahead)):
         fresh = [fresh for one in batch if (fresh := sink.takes(one)) is not None]
         posts = [one.post for one in fresh if one.post is not None]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ImageWarning)  # each is in the output
-            tagged = iter(_tagged(tagger, posts, ahead))
+            tagged = iter(_tagged(tagger, posts, told, ahead))
         for one in fresh:
             sink.write(one, next(tagged) if one.post is not None else one.error)
         sink.flush()
         advance(len(batch))
 
 
-def _tagged(tagger: Tagger, posts: Sequence[Post], ahead: int = 1) -> list[Tagged | str]:
-    """The entities of each post, or why it could not be tagged."""
+def _tagged(tagger: Tagger, posts: Sequence[Post], told: set[Any], ahead: int = 1) -> list[Tagged | str]:
+    """The entities of each post, or why it could not be tagged; `told` is which faults were told already."""
     try:
         return list(tagger.stream(posts, ahead=ahead))
     except Exception as error:  # whatever it is, the other posts are to be tagged
         if len(posts) == 1:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            kind = (type(error), frame.filename, frame.lineno)
+            if kind not in told:  # a fault may be mner's own: its traceback is told, once
+                told.add(kind)
+                log.error("A post could not be tagged; the output has it with its error", exc_info=error)
             return [f"it could not be tagged: {type(error).__name__}: {error}"]
-    return [result for post in posts for result in _tagged(tagger, [post])]
+    return [result for post in posts for result in _tagged(tagger, [post], told)]
 
 
 class Sink:

@@ -198,7 +198,7 @@ class Sight:
         if self._encoder is None and self.meta is not None:
             try:
                 self._encoder = make_encoder(self.meta, self._weights)
-            except Exception as error:
+            except Exception as error:  # no weights, network or package: several libraries make encoders
                 self.lacks = f"what makes its image features is not available: {error}"
                 raise CheckpointError(
                     f"The model was trained on features by {self.meta['encoder']}, and {self.lacks}. Give `encoder` "

@@ -56,7 +56,6 @@ def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
     if not isinstance(model, FusionModule):
         raise CheckpointError("Expected a model of PyTorch, but it is exported already")
     plain = {name: getattr(FusionModule, name) for name in ("posterior", "decode", "entity_scores")}
-    plain = {name: getattr(FusionModule, name) for name in ("posterior", "decode", "entity_scores")}
     own = [name for name, method in plain.items() if getattr(type(model), name) is not method]
     if own:
         raise CheckpointError(

@@ -52,6 +52,8 @@ def test_scores_are_means_of_seqevals():
 def test_names_of_the_numbers():
     """Tables, pages and scripts of users go by them (docs/statistics.md)."""
     found = compare({name: run(random_posts(10, seed=1)) for name in "ab"}, resamples=10)
+    assert found.scores.index.name == "system"
+    assert list(found.tests.index.names) == list(found.post_means.index.names) == ["first", "second"]
     assert list(found.scores) == ["runs", "precision", "recall", "f1", "sd", "low", "high"]
     verdict = ["difference", "low", "high", "p", "df", "se_posts", "se_seeds", "posts"]
     assert list(found.tests) == [
@@ -61,6 +63,16 @@ def test_names_of_the_numbers():
     assert list(found.post_means) == [
         "post_f1_difference", "t_posts", "p_posts", "dz_posts", "posts", "p_posts_holm"
     ]  # fmt: skip
+
+
+def test_systems_too_alike_to_be_tested_are_named():
+    right = [post("Kim/B-PER", "Kim/B-PER", str(number)) for number in range(4)]
+    wrong = [post("Kim/B-PER", "Kim", str(number)) for number in range(4)]
+    alike = "b and a: the difference is the same on every post, too alike to be tested."
+    assert alike in compare({"b": run(wrong), "a": run(right)}, resamples=10).notes
+    for posts in (right, right[:1], wrong):  # no difference at all
+        found = compare({"b": run(posts), "a": run(posts)}, resamples=10)
+        assert alike not in found.notes
 
 
 def test_nothing_predicted_is_no_division_by_nothing():

@@ -113,6 +113,8 @@ def test_swaps_are_drawn_by_the_seed():
     assert p[0] == p[1]
     assert len(set(p)) > 1
     assert randomisation_test(one, two, f1_of, 500).p == p[0]
+    assert bootstrap_interval(one, f1_of, resamples=50) == bootstrap_interval(one, f1_of, resamples=50, seed=0)
+    assert bootstrap_interval(one, f1_of, resamples=50) != bootstrap_interval(one, f1_of, resamples=50, seed=1)
 
 
 def test_systems_that_agree_are_not_different():

@@ -406,6 +406,21 @@ def test_shapes_that_differ_are_refused(emissions, tags, mask, message):
         random_crf(5)(torch.zeros(emissions), torch.zeros(tags, dtype=torch.long), mask)
 
 
+def test_what_is_told_of_masks_and_shapes():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 1]])
+    with pytest.raises(ValueError, match="prefix") as caught:
+        random_crf(5)(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.long), mask)
+    assert str(caught.value) == (
+        "Expected argument `mask` to be a prefix: true up to each row's length, false from there on; but got row 1 "
+        "true at 2 after false at 1"
+    )
+    with pytest.raises(ValueError, match="shape") as caught:
+        CRF(5, batch_first=False).decode(torch.zeros(2, 3, 4))
+    assert str(caught.value) == (
+        "Expected argument `emissions` to have shape (words, batch, 5), but got (2, 3, 4)"
+    )
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="to be one of"):
         random_crf(5)(torch.zeros(1, 1, 5), torch.zeros(1, 1, dtype=torch.long), reduction="median")

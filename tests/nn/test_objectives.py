@@ -23,6 +23,7 @@ from mner.nn import (
     straight_through,
     without_context,
     without_image,
+    without_padding,
 )
 from mner.nn.crf import CRF
 
@@ -383,6 +384,22 @@ def test_only_context_equals_a_batch_with_that_source_alone(bert_folder, roberta
         torch.testing.assert_close(view[mask], module.emissions(alone)[mask], rtol=0, atol=1e-6)
         without = module.emissions(without_context(alone))
         torch.testing.assert_close(module.emissions(only_context(alone, 2))[mask], without[mask], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [TextOnly, TransformerAttention])
+def test_without_padding_the_same_posts_are_shorter(dataset, bert_folder, cls):
+    width = {"region_width": WIDTH} if cls.uses_image else {}
+    module = cls(bio_labels(["PER"]), text_encoder=bert_folder, **width).eval()
+    full = Collate(0, region_width=WIDTH, needs={"contexts"})(list(dataset(True)))
+    bare = Collate(0, region_width=WIDTH)(list(dataset(False)))
+    view, mask = without_padding(without_context(full)), full["word_mask"]
+    assert view["token_ids"].shape == view["context_ids"].shape == bare["token_ids"].shape
+    assert torch.equal(view["token_mask"], bare["token_mask"])
+    torch.testing.assert_close(
+        module.emissions(view)[mask], module.emissions(without_context(full))[mask], rtol=0, atol=1e-6
+    )
+    assert full["token_ids"].shape[1] > view["token_ids"].shape[1]
+    assert torch.equal(without_padding(full)["token_ids"], full["token_ids"])
 
 
 def test_without_image_equals_posts_without(dataset, bert_folder):

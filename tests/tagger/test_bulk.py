@@ -124,7 +124,7 @@ def test_bad_lines_stop_nothing(tmp_path, checkpoint, capsys):
     assert [record["text"] for record in lines(out)[len(found) :]] == ["mended"]
 
 
-def test_a_post_that_cannot_be_tagged(tmp_path, checkpoint, monkeypatch):
+def test_a_post_that_cannot_be_tagged(tmp_path, checkpoint, monkeypatch, caplog):
     tagger = Tagger.from_checkpoint(checkpoint, device="cpu", batch_size=3)
     stream = tagger.stream
 
@@ -135,7 +135,7 @@ def test_a_post_that_cannot_be_tagged(tmp_path, checkpoint, monkeypatch):
         return stream(posts, **options)
 
     monkeypatch.setattr(tagger, "stream", brittle)
-    given = write(tmp_path / "posts.jsonl", *({"text": text} for text in ("a", "poison", "b", "c")))
+    given = write(tmp_path / "posts.jsonl", *({"text": text} for text in ("a", "poison", "b", "c", "more poison")))
     monkeypatch.setattr(Tagger, "load", lambda *args, **kwargs: tagger)
     out = tmp_path / "out.jsonl"
     tag(given, checkpoint, str(out))
@@ -144,7 +144,10 @@ def test_a_post_that_cannot_be_tagged(tmp_path, checkpoint, monkeypatch):
         "it could not be tagged: RuntimeError: no ? luck",
         "b",
         "c",
+        "it could not be tagged: RuntimeError: no ? luck",
     ]
+    assert caplog.text.count("Traceback") == 1  # it may be a fault of mner, and is told once
+    assert "in brittle" in caplog.text
 
 
 def test_images_stay_in_their_folder(tmp_path, image_checkpoint, capsys):
@@ -293,10 +296,8 @@ def test_pipe_and_kill(tmp_path, checkpoint):
     ]
     program += ["--checkpoint", checkpoint, "--device", "cpu", "--batch_size", "5"]
     process = subprocess.Popen([*program, "--output", str(out)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
     while not (out.exists() and out.read_bytes().count(b"\n") >= 20):
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -70,7 +70,7 @@ def _responses(
         for one in list_of(source, place, row, "responses", dict):
             answers = one.get("values") or {}
             if not isinstance(answers, dict) or not all(isinstance(answer, dict) for answer in answers.values()):
-                raise source.fault(place, f"{shown(str(answers))} as 'values'", "an answer to each question")
+                raise source.fault(place, f"{shown(str(answers))} as 'values'", "an answer to each question, an object")
             for name, answer in answers.items():
                 found = (answer.get("value"), one.get("user_id"), str(one.get("status")))
                 questions.setdefault(name, []).append(found)

@@ -40,7 +40,7 @@ def read_brat(source: Source, reading: Reading, notes: Notes) -> list[Record]:
         texts = sorted(source.path.rglob("*.txt"))
         without = next((a for a in sorted(source.path.rglob("*.ann")) if not a.with_suffix(".txt").is_file()), None)
         if without is not None:
-            raise DataNotFoundError(f"Expected the text of {without} in {without.stem}.txt beside it, which is missing")
+            raise DataNotFoundError(f"Expected the text of {without} in {without.stem}.txt beside it; it is missing")
         records = [_document(Source(text), notes, text.relative_to(source.path)) for text in texts]
         for record in records:
             record.id = str(record.place).removesuffix(".txt")

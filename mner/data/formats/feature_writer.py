@@ -20,17 +20,17 @@ from mner.errors import DataFormatError
 from mner.files import flush, is_draft, lock, replace, write_json
 
 # What may differ when writing goes on.
-_CHANGES = ("mner_features", "mner", "complete", "images", "regions", "suffixes")
+_CHANGES = ("mner_features", "mner", "complete", "suffixes")
 
 
 class FeatureWriter:
     """Writes a store, or goes on with one that was left unfinished. One process at a time.
 
-    ```python
-    with FeatureWriter("features", kind="grid", encoder="resnet152", width=2048) as writer:
-        writer.append(["17_06_1"], [features])
-        writer.finish()
-    ```
+    For example::
+
+        with FeatureWriter("features", kind="grid", encoder="resnet152", width=2048) as writer:
+            writer.append(["17_06_1"], [features])
+            writer.finish()
 
     Args:
         path: Folder of the store.

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,23 @@ def test_a_store_is_written_as_by_hand(tmp_path):
     assert json.loads((tmp_path / "meta.json").read_text()) == META
     others = {path.name for path in tmp_path.iterdir()} - set(ARRAYS)
     assert others == {"index.tsv", "meta.json", "broken.json", "lock"}
+
+
+@pytest.mark.parametrize("version", ["0.1.0", None])
+def test_regions_of_before_have_no_sizes(tmp_path, version):
+    for name, array in ARRAYS.items():
+        (tmp_path / name).write_bytes(array.tobytes())
+    (tmp_path / "index.tsv").write_text(INDEX)
+    old = {key: value for key, value in META.items() if key not in ("sizes", "groups", "mner")}
+    (tmp_path / "meta.json").write_text(json.dumps(old | ({"mner": version} if version else {})))
+    store = FeatureStore(tmp_path)
+    assert store.groups("a.jpg").tolist() == [0, 0]
+    for use in (store.check_sizes, lambda: store.places("a"), lambda: store.size("a")):
+        assert told(DataFormatError, use) == (
+            f"{tmp_path}: found boxes without the sizes of their images (stored by mner {version or 0}); expected "
+            "sizes, without which boxes are not known in 0..1. "
+            "Extract again into a new folder: `mner features --regions … --images … --out …`."
+        )
 
 
 @pytest.fixture
@@ -216,7 +234,10 @@ def test_what_a_writer_refuses(tmp_path):
         )
         assert refused(["a"], [values[:, :3]]) == "Expected `features` of shape (1, 4) for image 'a', but got (1, 3)"
         assert refused(["a", "b"], [values]) == "Expected `features` of 2 images, but got 1"
-        assert refused(["a"], [1e9 * values]) == (
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy would warn of what is told anyway
+            found = refused(["a"], [1e9 * values])
+        assert found == (
             "The features of image 'a' are not finite as <f2; use dtype 'float32' if they are too large for float16, "
             "and check the weights of the encoder"
         )

@@ -104,6 +104,11 @@ CASES = [
     ),
     (
         read_jsonl,
+        "0.5\n",
+        "a.txt:1: found a number ('0.5'); expected one JSON object a line.",
+    ),
+    (
+        read_jsonl,
         "3\n",
         "a.txt:1: found a number ('3'); expected one JSON object a line.",
     ),

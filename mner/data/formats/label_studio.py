@@ -56,8 +56,8 @@ def _task(
     source: Source, place: int | str, task: dict[str, Any], own: bool, reading: Reading, notes: Notes
 ) -> list[Record]:
     data = task["data"]
-    key = "annotations" if task.get("annotations") else "completions"  # as version 0 called them
-    annotations = list_of(source, place, task, key, dict)
+    field = "annotations" if task.get("annotations") else "completions"  # as version 0 called them
+    annotations = list_of(source, place, task, field, dict)
     results = [one for annotation in annotations for one in _results(source, place, annotation)]
     names = {key for one in results if isinstance(key := one.get("to_name"), str) and isinstance(data.get(key), str)}
     chosen = data[names.pop()] if len(names) == 1 and "text" not in reading.fields else None

@@ -151,8 +151,8 @@ def check_types(posts: Iterable[Example], labels: Sequence[str], place: object) 
         if unknown:
             found, expected = f"tags {unknown} in post {post.id!r}", f"entity types {entity_types(labels)}"
             advice = (
-                "Choose this data set's data module, or give `types` to SnapchatDataModule, DatasetsDataModule or "
-                "PostsDataModule, whose `type_map` renames types."
+                "Choose this data set's data module, or give `types` to SnapchatDataModule or DatasetsDataModule; "
+                "`type_map` of PostsDataModule renames types."
             )
             raise DataFormatError(place, None, found, expected, advice)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mner.data.examples import Example
-from mner.data.formats.fields import field_of, has, id_of, images_of, is_spans, marks_of, spans_field, text_of
+from mner.data.formats.fields import field_of, has, id_of, images_of, is_spans, list_of, marks_of, spans_field, text_of
 from mner.data.formats.joined import joined
 from mner.data.formats.json_document import is_json, json_records, objects
 from mner.data.formats.lines import Source, json_type
@@ -56,7 +56,8 @@ def _task(
     source: Source, place: int | str, task: dict[str, Any], own: bool, reading: Reading, notes: Notes
 ) -> list[Record]:
     data = task["data"]
-    annotations = [*(task.get("annotations") or task.get("completions") or [])]
+    field = "annotations" if task.get("annotations") else "completions"  # as version 0 called them
+    annotations = list_of(source, place, task, field, dict)
     results = [one for annotation in annotations for one in _results(source, place, annotation)]
     names = {key for one in results if isinstance(key := one.get("to_name"), str) and isinstance(data.get(key), str)}
     chosen = data[names.pop()] if len(names) == 1 and "text" not in reading.fields else None

@@ -32,7 +32,10 @@ def places(value, path=()):
 def damaged(value, draw):
     value = copy.deepcopy(value)
     for _ in range(draw.choice([1, 1, 3])):
-        *above, last = draw.choice([path for path in places(value) if path])
+        inside = [path for path in places(value) if path]
+        if not inside:
+            break
+        *above, last = draw.choice(inside)
         inner = value
         for key in above:
             inner = inner[key]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train import reads_images, results
+from train import CONFIGURATIONS, reads_images, results, strategies
 
 from mner.analysis import by_ambiguity, compare, score
 from mner.analysis.systems import load_systems
@@ -107,7 +107,10 @@ def table(given: argparse.Namespace) -> str:
             mark = "" if p < LEVEL and low > 0 else " (not shown)"
             cells += [f"{100 * row['difference']:.1f} ({low:.1f} to {high:.1f}){mark}", shown]
         lines.append(" | ".join([*cells, f"{np.mean(seconds[name]):.0f}"]))
-    return "\n".join(f"| {line} |" for line in lines)
+    made = "\n".join(f"| {line} |" for line in lines)
+    wanted = list(strategies()) if given.sample else [*strategies(), *CONFIGURATIONS]
+    missing = [f"`{name}`" for name in wanted if name not in systems]
+    return made + (f"\n\nNot trained yet: {', '.join(missing)}." if missing else "")
 
 
 def sweep(out: Path) -> str:

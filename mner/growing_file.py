@@ -98,8 +98,8 @@ class Growing:
             self._begins = {name: head for name, head in begins.items() if _is_hex(head)}
         for path in full:
             with path.open("rb") as stream:
-                head, noted = stream.read(_HEAD), bytes.fromhex(self._begins.get(path.name, ""))
-            if not noted or not (head.startswith(noted) or noted.startswith(head)):
+                head, begun = stream.read(_HEAD), bytes.fromhex(self._begins.get(path.name, ""))
+            if not begun or not (head.startswith(begun) or begun.startswith(head)):
                 raise foreign(path, found="another file than the one that mner began there")
         self._begins = {path.name: self._begins[path.name] for path in full}
         self._note()

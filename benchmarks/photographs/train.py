@@ -56,14 +56,18 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "TextOnly (LXMERT)": ("TextOnly", {"text_encoder": LXMERT}),
     "CrossModalEncoder (LXMERT)": ("CrossModalEncoder", {"text_encoder": LXMERT}),
     "TextOnly (names as context)": ("TextOnly", {}),
-    "ObjectAware (softmax for each word)": ("ObjectAware", {"joint_softmax": False}),
     "ObjectAware (not adversarial)": ("ObjectAware", {"joint_softmax": False, "adversarial_weight": 0.0}),
+}
+"""What is trained beside each strategy's defaults: LXMERT's own encoder; names of objects as a text beside the post; an
+option that mends what gets nothing out of the picture."""
+
+TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ObjectAware (softmax for each word)": ("ObjectAware", {"joint_softmax": False}),
     "GuidingObjects (residual)": ("GuidingObjects", {"residual": True}),
     "ModalityAttention (unbounded)": ("ModalityAttention", {"bounded": False}),
     "VisuallyAidedAttention (both directions)": ("VisuallyAidedAttention", {"both_directions": True}),
 }
-"""What is tried beside each strategy's defaults: options that mend a published formula, LXMERT's own encoder, and the
-names of objects as a text beside the post."""
+"""What is trained only where `--only` names it."""
 
 READS_NAMES = ("TextOnly (names as context)", "CrossViewAlignment")
 """What has the names of objects as context."""
@@ -117,9 +121,14 @@ def strategies() -> dict[str, type[FusionModule]]:
     }
 
 
+def configured(name: str) -> tuple[str, dict[str, Any]]:
+    """Strategy and options of a name."""
+    return (CONFIGURATIONS | TRIALS).get(name, (name, {}))
+
+
 def class_of(name: str) -> type[FusionModule]:
     """The strategy of a name or configuration."""
-    return strategies()[CONFIGURATIONS.get(name, (name, {}))[0]]
+    return strategies()[configured(name)[0]]
 
 
 def reads_images(name: str) -> bool:
@@ -200,7 +209,7 @@ def missing(given: argparse.Namespace, recipe: Recipe) -> Iterator[Run]:
     (given.out / "locks").mkdir(parents=True, exist_ok=True)
     for seed in given.seeds:
         for name in names:
-            run = Run(name, seed, recipe, CONFIGURATIONS.get(name, (name, {}))[1])
+            run = Run(name, seed, recipe, configured(name)[1])
             try:
                 with FileLock(given.out / "locks" / sha1(repr(run.key()).encode()).hexdigest(), timeout=0):
                     if run.key() not in [{part: line[part] for part in run.key()} for line in results(given.out)]:

@@ -147,7 +147,7 @@ def compare(
             "dz_seeds": over_seeds.dz,
             "seeds": over_seeds.pairs,
         }
-        over_posts = paired_t(post_f1(one.mean(axis=0)), post_f1(two.mean(axis=0)), confidence)
+        over_posts = paired_t(post_f1(one.mean(axis=0)), post_f1(two.mean(axis=0)))
         means[pair] = {
             "post_f1_difference": over_posts.difference,
             "t_posts": over_posts.t,

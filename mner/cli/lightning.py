@@ -163,7 +163,7 @@ class MNERCLI(LightningCLI):
         return f"mner fit {given} --ckpt_path {last} goes on"
 
     def _saved_config(self) -> Path | None:
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's connectors
         saved = [one.saved for one in callbacks if isinstance(one, SaveConfigOfFit)]
         return next((path for path in saved if path is not None and path.is_file()), None)
 

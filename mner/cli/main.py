@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "vocabulary": ("mner.encoders.vocabulary_folder:vocabulary", "make a word-level text encoder from word vectors"),
     "data stats": ("mner.data.statistics:stats", "posts, words, entities of a data set in numbers"),
     "data verify": ("mner.data.verify:verify_command", "is a folder of posts fit for training?"),
+    "data agreement": ("mner.curation.agreement:agreement", "compare annotators: span F1, kappa, confused types"),
     "data download": ("mner.data.download:download", "fetch the public Twitter text"),
     "data convert": ("mner.data.convert:convert", "write posts in another format, dealt out to splits where asked"),
     "data export": ("mner.data.huggingface.writer:export", "data convert with --format huggingface"),
@@ -39,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 POSITIONAL = (
     *("init", "tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention", "vocabulary"),
-    *("data stats", "data verify", "data download", "data convert", "data export"),
+    *("data stats", "data verify", "data download", "data convert", "data export", "data agreement"),
 )
 """Commands whose required parameters are given by place: files and folders. The others name them all."""
 

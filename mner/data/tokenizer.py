@@ -266,7 +266,7 @@ def encoder_config(encoder: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 _BEHIND_PADDING = (
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod", "data2vec-text"),
-    *("longformer", "mpnet"),
+    *("longformer", "mpnet", "ibert", "luke", "markuplm"),
 )
 """Kinds of models that count positions from behind the padding index."""
 

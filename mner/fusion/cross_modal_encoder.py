@@ -52,6 +52,10 @@ class CrossModalEncoder(FusionModule):
 
     Raises:
         ValueError: If a count is too small, or the text encoder is one of words and their characters.
+
+    >>> model = CrossModalEncoder(["O", "B-PER", "I-PER"], region_width=8, object_layers=1, cross_layers=2)
+    >>> len(model.layers.r_layers), len(model.layers.x_layers)
+    (1, 2)
     """
 
     needs = frozenset({"boxes"})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mner.batch import Batch
 from mner.nn.objectives import divergence
+from mner.training.callbacks import LoRA
 from mner.training.module import TaggingModule
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,13 @@ class AveragedWeights(EMAWeightAveraging):
         if not 0 <= decay < 1:
             raise ValueError(f"Expected `decay` from 0 up to below 1, but got {decay}")
         super().__init__(decay=decay, use_buffers=False)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Copy the weights, with the adapters of a LoRA callback in them wherever that one is in the list."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LoRA):
+                callback.setup(trainer, pl_module, stage)
+        super().setup(trainer, pl_module, stage)
 
 
 class RDrop(pl.Callback):

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mner.data.examples import Example
-from mner.data.formats.fields import has, id_of, images_of, is_spans, marks_of, text_of
+from mner.data.formats.fields import has, id_of, images_of, is_spans, list_of, marks_of, text_of
 from mner.data.formats.joined import joined
 from mner.data.formats.json_document import is_json, json_records, objects
-from mner.data.formats.lines import Source
+from mner.data.formats.lines import Source, shown
 from mner.data.formats.records import Notes, Reading, Record
 
 _FLAT = ".responses"
@@ -63,17 +63,20 @@ def _responses(
     questions: dict[str, list[tuple[Any, object, str]]] = {}
     responses = row.get("responses")
     if isinstance(responses, dict):  # version 2: the responses of each question
-        for name, answers in responses.items():
-            for one in answers or []:
+        for name in responses:
+            for one in list_of(source, place, responses, name, dict):
                 questions.setdefault(name, []).append((one.get("value"), one.get("user_id"), str(one.get("status"))))
     elif isinstance(responses, list):  # feedback data sets: the questions of each response
-        for one in responses:
-            for name, answer in (one.get("values") or {}).items():
+        for one in list_of(source, place, row, "responses", dict):
+            answers = one.get("values") or {}
+            if not isinstance(answers, dict) or not all(isinstance(answer, dict) for answer in answers.values()):
+                raise source.fault(place, f"{shown(str(answers))} as 'values'", "an answer to each question, an object")
+            for name, answer in answers.items():
                 found = (answer.get("value"), one.get("user_id"), str(one.get("status")))
                 questions.setdefault(name, []).append(found)
     for key in [key for key in row if str(key).endswith(_FLAT)]:
-        users, states = row.get(f"{key}.users") or [], row.get(f"{key}.status") or []
-        for number, value in enumerate(row[key] or []):
+        users, states = (list_of(source, place, row, f"{key}.{what}") for what in ("users", "status"))
+        for number, value in enumerate(list_of(source, place, row, key)):
             who = users[number] if number < len(users) else None
             state = str(states[number]) if number < len(states) else ""
             questions.setdefault(key.removesuffix(_FLAT), []).append((value, who, state))

@@ -43,14 +43,7 @@ def posts_of(source: Source, records: Iterable[Record], reading: Reading, notes:
         DataFormatError: For an id twice, annotators who differ, spans that overlap (unless `reading` says what to do),
             offsets that do not fit, what is no tag, another number of tags than words; with line or record.
     """
-    read = list(records)
-    if "id" in reading.fields and reading.fields["id"] is None:
-        for record in read:  # numbered; what groups the annotators of a post stays
-            record.key = record.key or (record.id or "" if record.annotator or record.withheld else "")
-            record.id = None
-    _blanks(read, notes)
-    to_characters(source, read, reading.offsets, notes)
-    _trim(read, notes)
+    read = prepared(source, list(records), reading, notes)
     style = _style(source, read, reading, notes)
     ids, scheme = UniqueIds(source), SchemeOf(source)
     posts: list[Example] = []
@@ -81,6 +74,18 @@ def posts_of(source: Source, records: Iterable[Record], reading: Reading, notes:
     if lines:
         log.warning("%s%s: %s", source, f", read as {format}" if format else "", "; ".join(lines))
     return Posts(found, found.scheme, format, lines)
+
+
+def prepared(source: Source, records: list[Record], reading: Reading, notes: Notes) -> list[Record]:
+    """Records whose spans are over characters, without blanks at their ends; those of a post's annotators apart."""
+    if "id" in reading.fields and reading.fields["id"] is None:
+        for record in records:  # numbered; what groups the annotators of a post stays
+            record.key = record.key or (record.id or "" if record.annotator or record.withheld else "")
+            record.id = None
+    _blanks(records, notes)
+    to_characters(source, records, reading.offsets, notes)
+    _trim(records, notes)
+    return records
 
 
 def map_types(posts: Iterable[Example], type_map: Mapping[str, str | None], notes: Notes) -> list[Example]:
@@ -258,6 +263,8 @@ def _words_and_tags(
     text, marks = record.text, apart(source, record, record.marks or (), reading, notes)
     own = record.places is not None and reading.words is None
     places = list(record.places or ()) if own else _split(text, style)
+    if own and not _in_order(places, len(text)):
+        raise source.fault(record.place, "tokens that overlap or are not within the text", "tokens one after the other")
     edges = sorted({edge for mark in marks for edge in mark[:2]})
     cut = []
     for start, end in places:
@@ -273,6 +280,11 @@ def _words_and_tags(
     if record.marks is None:
         return words, None
     return words, tuple(map(intern, tags_of(_over_words(cut, marks), len(words))))
+
+
+def _in_order(places: Sequence[tuple[int, int]], length: int) -> bool:
+    ends = [0, *(end for _, end in places)]
+    return all(before <= start < end <= length for before, (start, end) in zip(ends, places, strict=False))
 
 
 def _over_words(places: Sequence[tuple[int, int]], marks: Sequence[Mark]) -> list[Span]:

@@ -40,14 +40,14 @@ def read_brat(source: Source, reading: Reading, notes: Notes) -> list[Record]:
         texts = sorted(source.path.rglob("*.txt"))
         without = next((a for a in sorted(source.path.rglob("*.ann")) if not a.with_suffix(".txt").is_file()), None)
         if without is not None:
-            raise DataNotFoundError(f"No text {without.with_suffix('.txt')} for {without}")
+            raise DataNotFoundError(f"Expected the text of {without} in {without.stem}.txt beside it; it is missing")
         records = [_document(Source(text), notes, text.relative_to(source.path)) for text in texts]
         for record in records:
             record.id = str(record.place).removesuffix(".txt")
         return records
     text = source.path.with_suffix(".txt")
     if not text.is_file():
-        raise DataNotFoundError(f"No text {text} for {source}; brat keeps it beside the .ann file")
+        raise DataNotFoundError(f"Expected the text of {source} in {text.name} beside it, which is not there")
     document = _document(Source(text), notes, Path(text.name))
     to_characters(Source(source.path.with_suffix(".ann")), [document], reading.offsets, notes)
     return list(_lines(document, notes))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mner.data.examples import Example
-from mner.data.formats.fields import field_of, has, id_of, images_of, marks_of, text_of
+from mner.data.formats.fields import field_of, has, id_of, images_of, list_of, marks_of, text_of
 from mner.data.formats.joined import joined
 from mner.data.formats.json_document import is_json, json_records, objects
 from mner.data.formats.lines import Source
@@ -45,16 +45,16 @@ def read_doccano(source: Source, reading: Reading, notes: Notes) -> list[Record]
     for place, row in objects(source):
         row = {**row, "text": row["data"]} if "text" not in row and isinstance(row.get("data"), str) else row
         name = reading.fields.get("spans") or next((key for key in GENERATIONS if row.get(key) is not None), None)
-        given = [] if name is None else row.get(name) or []
+        given = [] if name is None else list_of(source, place, row, name)
         for key, what in (("relations", "relations"), ("cats", "categories"), ("Comments", "comments")):
-            notes.add(f"{what}, not read", len(row.get(key) or []))
+            notes.add(f"{what}, not read", len(list_of(source, place, row, key)))
         if any(isinstance(one, str) for one in given):
             raise source.fault(place, f"labels of whole texts under {name!r}", "spans: [start, end, label]")
         record = Record(place, id_of(source, place, row, reading), text_of(source, place, row, reading))
         meta: dict[str, Any] = next((row[k] for k in ("meta", "metadata") if isinstance(row.get(k), dict)), {})
         inner = row if field_of(row, "image", reading) is not None else meta
         record.image_ids = images_of(source, place, inner, reading, notes)
-        users = list(dict.fromkeys(one.get("user") for one in given if isinstance(one, dict)))
+        users = list({str(one.get("user")): one.get("user") for one in given if isinstance(one, dict)}.values())
         for user in users or [None]:
             own = [one for one in given if not isinstance(one, dict) or one.get("user") == user]
             marks = None if name is None else marks_of(source, place, own, notes, names=reading.label_names)

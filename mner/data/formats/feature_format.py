@@ -99,7 +99,7 @@ def read_index(file: Path, repair: bool) -> dict[str, int]:
     if repair and len(whole) < len(raw):
         os.truncate(file, len(whole))
     counts: dict[str, int] = {}
-    for number, line in enumerate((whole if repair else raw).decode("utf-8", "replace").split("\n")[:-1], start=1):
+    for number, line in enumerate(whole.decode("utf-8", "replace").split("\n")[:-1], start=1):
         count, tab, key = line.partition("\t")
         if not tab or not count.isdecimal() or len(count) > 9 or key in counts:
             raise DataFormatError(

@@ -20,7 +20,7 @@ from mner.errors import DataFormatError
 from mner.files import flush, is_draft, lock, replace, write_json
 
 # What may differ when writing goes on.
-_CHANGES = ("mner_features", "mner", "complete", "images", "regions", "suffixes")
+_CHANGES = ("mner_features", "mner", "complete", "suffixes")
 
 
 class FeatureWriter:

@@ -133,6 +133,22 @@ def _image(source: Source, place: int | str, value: object, notes: Notes) -> str
     return re.sub(r"^[0-9a-f]{8}-", "", last) if "/upload/" in path else last
 
 
+def list_of(
+    source: Source, place: int | str, record: Mapping[str, Any], key: str, kind: type[Any] = object
+) -> list[Any]:
+    """A list in a record; an empty one where it is missing or null.
+
+    Raises:
+        DataFormatError: If it is no list, or holds something else than `kind`.
+    """
+    value = record.get(key)
+    value = [] if value is None else value
+    if not isinstance(value, list) or not all(isinstance(one, kind) for one in value):
+        what = "an object" if kind is dict else "a value"
+        raise source.fault(place, f"{shown(str(value))} as {key!r}", f"a list with {what} each")
+    return value
+
+
 def marks_of(
     source: Source, place: int | str, value: object, notes: Notes, over: str = "text", names: object = None
 ) -> list[Mark]:

@@ -19,13 +19,13 @@ from collections.abc import Iterable, Iterator
 from mner.errors import DataFormatError
 
 SUFFIXES = (
-    *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".icb", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc"),
+    *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc"),
     *(".jpe", ".jpeg", ".jpeg_large", ".jpf", ".jpg", ".jpg_large", ".jpg_medium", ".jpg_orig", ".jpg_small", ".jpx"),
-    *(".mpo", ".pbm", ".pgm", ".pjp", ".pjpeg", ".png", ".png_large", ".png_orig", ".pnm", ".ppm", ".tif", ".tiff"),
-    ".webp",
+    *(".mpo", ".pbm", ".pfm", ".pgm", ".pjp", ".pjpeg", ".png", ".png_large", ".png_orig", ".pnm", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
 )
 """Of names of image files, in any letter case; Twitter's own downloads are called `.jpg_large` and the like."""
-_SUFFIX = re.compile("(" + "|".join(map(re.escape, sorted(SUFFIXES, key=len, reverse=True))) + ")$", re.IGNORECASE)
+_SUFFIX = re.compile(f"({'|'.join(map(re.escape, SUFFIXES))})$", re.IGNORECASE)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -133,7 +133,7 @@ class ImageNames:
         alike = [name for other in stems for name in self._of(other)]
         same = [name for name in alike if fold(name) == fold(image_id)]  # but for case and form
         # `e.jpg` may also be the name, without suffix, of `e.jpg.jpg`.
-        longer = self._of(image_id) if suffix else []
+        longer = self._of(image_id)
         form = unicodedata.normalize("NFC", image_id)
         for some in ([name for name in same if unicodedata.normalize("NFC", name) == form], same, plain, longer, alike):
             if some:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mner.data.examples import Example
-from mner.data.formats.fields import has, id_of, images_of, marks_of, text_of
+from mner.data.formats.fields import has, id_of, images_of, list_of, marks_of, text_of
 from mner.data.formats.joined import joined
 from mner.data.formats.json_document import is_json, json_records, objects
 from mner.data.formats.lines import Source
@@ -27,13 +27,13 @@ def read_lighttag(source: Source, reading: Reading, notes: Notes) -> list[Record
     """Records, one for each annotator who has seen an example. What a reviewer called wrong is left out, counted."""
     records = []
     for place, row in objects(source):
-        given = [one for one in row.get("annotations") or [] if isinstance(one, dict)]
+        given = list_of(source, place, row, "annotations", dict)
         wrong = [one for one in given if one.get("correct") is False]
         notes.add("annotations that a reviewer called wrong, left out", len(wrong))
-        notes.add("classifications, not read", len(row.get("classifications") or []))
+        notes.add("classifications, not read", len(list_of(source, place, row, "classifications")))
         given = [one for one in given if one.get("correct") is not False]
-        seen = [_name(one) for one in row.get("seen_by") or []]
-        by = [[_name(one) for one in annotation.get("annotated_by") or []] for annotation in given]
+        seen = [_name(one) for one in list_of(source, place, row, "seen_by")]
+        by = [[_name(who) for who in list_of(source, place, one, "annotated_by")] for one in given]
         who = list(dict.fromkeys([*seen, *(name for names in by for name in names)]))
         text, id_ = text_of(source, place, row, reading), id_of(source, place, row, reading)
         meta = row["metadata"] if isinstance(row.get("metadata"), dict) else {}

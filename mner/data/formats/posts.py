@@ -28,7 +28,7 @@ from mner.data.formats import (
     ubiai,
     webanno,
 )
-from mner.data.formats.assemble import map_types, posts_of
+from mner.data.formats.assemble import map_types, posts_of, prepared
 from mner.data.formats.json_document import is_json
 from mner.data.formats.lines import Source, shown
 from mner.data.formats.records import Notes, Offsets, Overlaps, Reading, Record
@@ -162,6 +162,20 @@ def read_posts(
     source, notes = Source(path), Notes()
     name = format if isinstance(format, str) else find_format(source)
     return posts_of(source, FORMATS[name].read(source, reading, notes), reading, notes, name)
+
+
+def read_records(path: str | PathLike[str], format: str | None = None, reading: Reading | None = None) -> list[Record]:
+    """What `read_posts` makes its posts of: each annotation of each post, whoever made it.
+
+    Raises:
+        DataNotFoundError: If there is no such file.
+        DataFormatError: If it is malformed, or its format is not found; with line or record.
+    """
+    source, notes, reading = Source(path), Notes(), reading or Reading()
+    name = format if format is not None else find_format(source)
+    if name not in FORMATS:
+        raise MNERError(f"there is no format {name!r}; there are {', '.join(FORMATS)}")
+    return prepared(source, FORMATS[name].read(source, reading, notes), reading, notes)
 
 
 def find_format(source: Source) -> str:

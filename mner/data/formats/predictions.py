@@ -29,9 +29,9 @@ from mner.files import STANDARD, refuse_foreign, whole, write_text
 from mner.labels import spans
 
 FORMAT = 1
+"""Version of the format, the value of `mner_predictions` in the header."""
 MARK = '{"mner_predictions": '
 """How a prediction file begins."""
-"""Version of the format, the value of `mner_predictions` in the header."""
 
 
 class ScoredSpan(NamedTuple):

@@ -101,7 +101,7 @@ def _take_words(
     """Words, and their places where the record has the text too."""
     text = _optional_text(row, reading)
     if words and all(isinstance(word, dict) and isinstance(word.get("text"), str) for word in words):
-        if isinstance(text, str) and all({"start", "end"} <= set(word) for word in words):
+        if isinstance(text, str) and all(type(word.get(key)) is int for word in words for key in ("start", "end")):
             record.places = [(word["start"], word["end"]) for word in words]
             record.text = text
         words = [word["text"] for word in words]

@@ -179,7 +179,7 @@ def from_iob2(tags: Sequence[str], scheme: Scheme) -> tuple[str, ...]:
         ends = not (following.startswith("I-") and split_tag(following)[1] == type_)
         if scheme == "IOB1":
             letter = "I" if letter == "B" and type_ != before else letter
-        elif scheme != "IOB2" and ends and letter != "O":
+        elif ends and letter != "O":
             letter = single if letter == "B" else last
         found.append(f"{letter}-{type_}" if type_ else "O")
         before = type_

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 from mner.data.examples import Example
-from mner.data.formats.fields import has, id_of, images_of, marks_of, text_of
+from mner.data.formats.fields import has, id_of, images_of, list_of, marks_of, text_of
 from mner.data.formats.joined import joined
 from mner.data.formats.json_document import is_json, json_records, objects
 from mner.data.formats.lines import Source
@@ -26,7 +26,7 @@ def read_ubiai(source: Source, reading: Reading, notes: Notes) -> list[Record]:
     for place, row in objects(source):
         given = next((row[key] for key in ("tokens", "annotation", "annotations") if row.get(key) is not None), None)
         for key in ("relations", "classifications"):
-            notes.add(f"{key}, not read", len(row.get(key) or []))
+            notes.add(f"{key}, not read", len(list_of(source, place, row, key)))
         marks = None if given is None else marks_of(source, place, given, notes)
         text = text_of(source, place, row, reading)
         images = images_of(source, place, row, reading, notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from mner.data import Example, PostsDataModule
 from mner.data.formats.posts import write_posts
 from mner.errors import DataFormatError, DataNotFoundError
+from mner.fusion import TextOnly
+from mner.training import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 from exports import EXPORTS, content
@@ -142,3 +145,20 @@ def test_ids_that_count_anew_in_each_file(tmp_path):
     data = PostsDataModule(str(tmp_path), fields={"id": None})
     data.setup("fit")
     assert [post.id for post in data.examples("valid")] == ["valid/1", "valid/2", "valid/3"]
+
+
+def test_chinese_with_long_posts_trains(tmp_path):
+    """Space-separated columns of characters, posts longer than an encoder takes."""
+    draw = random.Random(0)
+    signs = [chr(0x4E00 + n) for n in range(300)]
+    for split, lengths in (("train", (555, 40, 7, 12)), ("valid", (555, 3))):
+        blocks = []
+        for length in lengths:
+            tags = ["B-LOC", "I-LOC", "O", "O", "O"] * length
+            blocks.append("".join(f"{draw.choice(signs)} {tag}\n" for tag in tags[:length]))
+        (tmp_path / f"{split}.txt").write_text("\n".join(blocks), encoding="utf-8")
+    data = PostsDataModule(str(tmp_path), batch_size=2, text_encoder="tiny")
+    assert max(len(post.words) for post in data.examples("train")) == 555
+    trainer = Trainer(fast_dev_run=True, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(TextOnly(data.labels), data)
+    assert data.word_style.style == "characters"

@@ -44,6 +44,14 @@ def test_conll_quirks_load(tmp_path, content):
     assert read_conll(write(tmp_path / "a.txt", content)) == EXPECTED
 
 
+def test_tags_of_another_scheme_leave_the_post_as_it_is(tmp_path):
+    record = {"id": "1", "image_ids": ["7", "8", "9"], "tokens": ["Oslo", "x"], "label": ["S-LOC", "O"]}
+    (found,) = read_jsonl(write(tmp_path / "a.jsonl", json.dumps(record)))
+    assert found == Example("1", "7", ("Oslo", "x"), ("B-LOC", "O"), more_images=("8", "9"))
+    given = Example("1", "7", ("Oslo",), ("S-LOC",), ("a caption",), more_images=("8",))
+    assert read_posts(tmp_path / "a.jsonl", lambda path: [given]) == [replace(given, tags=("B-LOC",))]
+
+
 @pytest.mark.parametrize("word", ["\xa0", "\u2028", "\x85", "\x0b", "\x1c", "\ufe0f", " ", "a b", "IMGID:7", "#", "\r"])
 def test_conll_splits_at_tab_and_newline_only(tmp_path, word):
     posts = read_conll(write(tmp_path / "a.txt", f"IMGID:1\n{word}\tO\nx\tB-PER\n"))

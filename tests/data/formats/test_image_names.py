@@ -73,7 +73,7 @@ def test_suffixes_are_those_of_the_pictures_that_are_opened():
     pillows = {suffix for suffix, format in Image.registered_extensions().items() if format in _formats()}
     browsers = {".avif", ".jpg", ".jpeg", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".gif", ".webp", ".bmp", ".ico"}
     twitters = {f"{of}_{size}" for of in (".jpg", ".png") for size in ("large", "orig")}
-    assert pillows | browsers | twitters <= {*SUFFIXES, ".pfm"}
+    assert pillows | browsers | twitters <= {*SUFFIXES}
     for suffix in SUFFIXES:
         assert split_name(f"a.b{suffix}") == ("a.b", suffix)
 

@@ -106,11 +106,11 @@ def test_numbers_are_scaled_to_their_largest(tmp_path):
     assert [image.getpixel((x, 0)) for x in range(4)] == [(value,) * 3 for value in (0, 0, 255, 255)]
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "La", "RGBa"])
 def test_transparency_in_every_mode_of_pillow(mode):
     layer = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
     layer.putpixel((1, 0), (0, 0, 0, 0))
-    image = layer.convert(mode)
+    image = layer.convert("LA").convert(mode) if mode == "La" else layer.convert(mode)
     assert image.mode == mode
     assert [to_rgb(image).getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
 

@@ -1,0 +1,1 @@
+"""Labels looked at again: where annotators agree, and what to do about it."""

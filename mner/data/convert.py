@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from mner.data.examples import SPLITS, Example
-from mner.data.formats.conll import write_conll
-from mner.data.formats.posts import FORMATS, format_named, read_posts, write_posts
+from mner.data.formats.conll import conll_text
+from mner.data.formats.posts import FORMATS, format_named, read_posts
 from mner.data.formats.records import Reading
 from mner.data.formats.schemes import Scheme
 from mner.data.huggingface.writer import export
 from mner.data.sources import find_posts
 from mner.data.splitting import by_group
 from mner.errors import DataFormatError, MNERError
-from mner.files import output_folder, refuse_inputs
+from mner.files import output_folder, refuse_inputs, whole
 from mner.labels import spans
 
 HUGGING_FACE = "huggingface"
@@ -80,14 +80,14 @@ def convert(
         print(f"{key}: {_counted(part)}")
     _say_losses(name, parts)
     if "posts" in parts and name == "brat" and out.suffix != ".ann":
-        write_posts(out, parts["posts"], name)
+        _write(out, parts["posts"], name, scheme)
     elif "posts" in parts:
         if out.exists():
             raise DataFormatError(out, None, "something there already", "a new file", "Name another, or remove it.")
         _write(out, parts["posts"], name, scheme)
     elif name == "brat":
         for key, part in parts.items():
-            write_posts(out / key, part, name)
+            _write(out / key, part, name, scheme)
     else:
         if out.suffix:
             raise MNERError(f"{len(parts)} splits need a folder, but {out} has the name of a file")
@@ -100,9 +100,10 @@ def convert(
 
 def _write(path: Path, posts: Sequence[Example], name: str, scheme: Scheme) -> None:
     if name == "conll":
-        write_conll(path, posts, scheme)
-    else:
-        write_posts(path, posts, name)
+        with whole(path) as stream:
+            stream.write(conll_text(posts, scheme).encode())
+    elif (write := format_named(name).write) is not None:
+        write(path, posts)
 
 
 def _dealt(posts: Sequence[Example], split: str, by: str, seed: int) -> dict[str, Sequence[Example]]:

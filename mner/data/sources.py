@@ -85,6 +85,7 @@ def find_posts(root: str | PathLike[str]) -> dict[str, Path]:
         return find_splits(place)
     except DataNotFoundError:
         files = [file for file in sorted(place.iterdir()) if file.is_file() and file.suffix.lower() in _SUFFIXES]
+        files = [file for file in files if not file.name.startswith(".")]  # .mner.json and its like
         files = [file for file in files if file.suffix != ".txt" or file.with_suffix(".ann") not in files]
         files = [file for file in files if not file.stem.lower().startswith(CONTEXT_FOLDERS)]  # captions.jsonl
         if len(files) != 1:

@@ -61,7 +61,8 @@ def _tagged(tagger: Tagger, posts: Sequence[Post], told: set[Any], ahead: int = 
             kind = (type(error), frame.filename, frame.lineno)
             if kind not in told:  # a fault may be mner's own: its traceback is told, once
                 told.add(kind)
-                log.error("A post could not be tagged; the output has it with its error", exc_info=error)
+                lines = "".join(traceback.format_exception(error)).encode(errors="backslashreplace").decode()
+                log.error("A post could not be tagged; the output has it with its error\n%s", lines)
             return [f"it could not be tagged: {type(error).__name__}: {error}"]
     return [result for post in posts for result in _tagged(tagger, [post], told)]
 

@@ -149,6 +149,17 @@ def write_conll(path: str | PathLike[str], examples: Iterable[Example], scheme: 
 
     Raises:
         DataFormatError: If there is a file that mner did not write, or that somebody changed since.
+        ValueError: If a post cannot be expressed; see `conll_text`.
+    """
+    content = conll_text(examples, scheme)
+    with in_folder(path) as file:
+        file.write(content.encode())
+
+
+def conll_text(examples: Iterable[Example], scheme: Scheme = "IOB2") -> str:
+    """What `write_conll` writes.
+
+    Raises:
         ValueError: If a post cannot be expressed: no tags, an image id that is not its id, several images, no image
             where others have one, a tab or line break in it.
     """
@@ -183,8 +194,7 @@ def write_conll(path: str | PathLike[str], examples: Iterable[Example], scheme: 
         rows = zip(post.words, tags, strict=True)
         head = f"# id = {name}\n" if bare else f"{IMGID}{name}\n"
         blocks.append("".join([head, *(f"{word}\t{tag}\n" for word, tag in rows)]))
-    with in_folder(path) as file:
-        file.write("\n".join(blocks).encode())
+    return "\n".join(blocks)
 
 
 def is_id_line(line: str) -> bool:

@@ -84,14 +84,22 @@ def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
     Raises:
         DataFormatError: If there is a file that mner did not write, or that somebody changed since.
     """
+    content = jsonl_text(examples)
     with in_folder(path) as file:
-        for example in examples:
-            record: dict[str, Any] = {"id": example.id, "image_id": example.image_id, "tokens": example.words}
-            if example.more_images:
-                record["image_ids"] = example.image_ids
-            if example.tags is not None:
-                record["label"] = example.tags
-            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+        file.write(content.encode())
+
+
+def jsonl_text(examples: Iterable[Example]) -> str:
+    """What `write_jsonl` writes."""
+    lines = []
+    for example in examples:
+        record: dict[str, Any] = {"id": example.id, "image_id": example.image_id, "tokens": example.words}
+        if example.more_images:
+            record["image_ids"] = example.image_ids
+        if example.tags is not None:
+            record["label"] = example.tags
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    return "".join(lines)
 
 
 def _image_ids(path: str | PathLike[str], number: int, record: dict[str, Any]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from mner.data.formats.records import Notes, Offsets, Overlaps, Reading, Record
 from mner.data.formats.schemes import SchemeOf
 from mner.data.word_splitter import Splitter
 from mner.errors import DataFormatError, DataNotFoundError, MNERError
-from mner.files import whole
+from mner.files import output_folder, whole
 
 Reader = Callable[[str], list[Example]]
 """Reads a file of posts: a function of the user's own."""
@@ -47,7 +47,7 @@ class Format(NamedTuple):
     Attributes:
         read: The records of a file.
         fits: Whether a file is in it.
-        write: Writes posts; None for a format that is only read.
+        write: Writes posts to a new file; None for a format that is only read.
         suffix: What files that are written are called.
         what: What it is, in a few words.
     """
@@ -95,7 +95,7 @@ FORMATS: dict[str, Format] = {
     "prodigy": Format(prodigy.read_prodigy, prodigy.fits_prodigy, _text(prodigy.prodigy), ".jsonl", "Prodigy"),
     "doccano": Format(doccano.read_doccano, doccano.fits_doccano, _text(doccano.doccano), ".jsonl", "doccano"),
     "json_lines": Format(
-        json_lines.read_json_lines, json_lines.fits_json_lines, json_lines.write_jsonl, ".jsonl",
+        json_lines.read_json_lines, json_lines.fits_json_lines, _text(json_lines.jsonl_text), ".jsonl",
         "JSON lines with tokens and label",
     ),
     "json": Format(
@@ -114,7 +114,7 @@ FORMATS: dict[str, Format] = {
         spacy_iob.read_spacy_iob, spacy_iob.fits_spacy_iob, _text(spacy_iob.spacy_iob), ".iob", "spaCy's IOB lines"
     ),
     "conll": Format(
-        conll.read_columns, lambda source: True, conll.write_conll, ".txt", "CoNLL, with IMGID: or without"
+        conll.read_columns, lambda source: True, _text(conll.conll_text), ".txt", "CoNLL, with IMGID: or without"
     ),
 }  # fmt: skip
 """The formats by name, in the order in which a file is tried."""
@@ -223,13 +223,20 @@ def format_named(name: str) -> Format:
 def write_posts(path: str | PathLike[str], posts: Sequence[Example], format: str) -> None:
     """Write posts so that `read_posts` gives them back.
 
+    `.mner.json` in the folder keeps what was written there, which alone is replaced.
+
     Raises:
+        DataFormatError: If there is a file that mner did not write, or that somebody changed since.
         MNERError: If there is no such format, or it cannot express a post: a word with a blank in a format of texts, no
             gold in one that has no sign for that.
     """
-    write = format_named(format).write
-    assert write is not None
-    write(Path(path), posts)
+    target, kind = Path(path), format_named(format)
+    assert kind.write is not None
+    if not (kind.suffix or target.suffix):  # a folder of files, which looks after itself
+        kind.write(target, posts)
+        return
+    with output_folder(target.parent) as draft:
+        kind.write(draft / target.name, posts)
 
 
 _NOT_JSON = ("spacy", "parquet", "saved_dataset", "webanno", "conllu", "csv_tokens", "csv_spans", "spacy_iob", "conll")

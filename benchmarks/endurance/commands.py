@@ -137,8 +137,8 @@ def tasks(root: Path, served: str, names: list[str]) -> dict[str, Task]:
         "compare": Task(lambda out: main(["compare", *systems, "--resamples=50", f"--out={out}"]), tree),
         "analyze": Task(lambda out: main(["analyze", *systems, train, f"--out={out}"]), tree),
         "vocabulary": Task(lambda out: main(["vocabulary", sample, f"--out={out}"]), tree),
-        "data export": Task(lambda out: main(["data", "export", sample, f"--out={out}"]), tree),
-        "export": Task(lambda out: main(["export", checkpoint, f"--out={out}"]), tree),
+        "data export": Task(lambda out: main(["data", "export", sample, str(out)]), tree),
+        "export": Task(lambda out: main(["export", checkpoint, str(out)]), tree),
     }
     return {**resumable, **others}
 

@@ -29,6 +29,8 @@ def build(name: str) -> tuple[mner.fusion.FusionModule, Twitter2017DataModule]:
     pl.seed_everything(0, verbose=False)
     encoder = "visualbert" if "VisualBert" in name or name == "TransformerAttention" else "bert"
     source = SOURCES.get(name, {"features": "regions"})
+    if name in ("CrossViewAlignment", "RetrievalExperts"):  # they read texts
+        source = {"context": ["captions.jsonl"] * (1 + (name == "RetrievalExperts"))}
     data = Twitter2017DataModule("data", batch_size=4, text_encoder=encoder, **source)
     options = {"text_encoder": encoder, "learning_rate": 2e-3, "head_learning_rate": 0.02}
     if data.region_width:

@@ -20,10 +20,10 @@ import numpy as np
 from outcomes import READ, Outcome, Target, broken, tried
 
 from mner.data.examples import Example
-from mner.data.formats.conll import read_conll, write_conll
+from mner.data.formats.conll import conll_text, read_conll
 from mner.data.formats.context import read_context
 from mner.data.formats.images import image_key
-from mner.data.formats.json_lines import read_jsonl, write_jsonl
+from mner.data.formats.json_lines import jsonl_text, read_jsonl
 from mner.data.formats.predictions import Prediction, ScoredSpan, prediction_header, read_predictions, write_predictions
 from mner.data.formats.relations import read_relations
 from mner.data.formats.word_vectors import read_vectors
@@ -88,6 +88,16 @@ def make_predictions(pick: random.Random, path: Path) -> None:
     labels = sorted(set(TAGS))
     header = prediction_header(model="a.B", split="test", data="D", fingerprint="0" * 16, labels=labels)
     write_predictions(path, header, found)
+
+
+def make_conll(pick: random.Random, path: Path) -> None:
+    """Posts in CoNLL format."""
+    path.write_bytes(conll_text(posts(pick, one_id=True)).encode())
+
+
+def make_json_lines(pick: random.Random, path: Path) -> None:
+    """Posts as JSON lines."""
+    path.write_bytes(jsonl_text(posts(pick)).encode())
 
 
 def make_columns(pick: random.Random, path: Path) -> None:
@@ -170,10 +180,12 @@ IMAGES = Images(Path(tempfile.mkdtemp(prefix="fuzz-images-")))
 
 
 def lost_posts(lines: list[str], found: Any) -> str:
-    """CoNLL: as many posts as id lines, as many words as other lines."""
+    """CoNLL: as many posts as id lines, as many words as other lines; without id lines comments are no words."""
     ids = sum(line.startswith("IMGID:") and "\t" not in line for line in lines)
+    comments = 0 if ids else sum(line.startswith(("#", "-DOCSTART-")) and "\t" not in line for line in lines)
     words = sum(len(post.words) for post in found)
-    return "" if (len(found), words) == (ids, len(lines) - ids) else f"{len(found)} posts, {words} words"
+    lost = words != len(lines) - ids - comments or (ids > 0 and len(found) != ids)
+    return f"{len(found)} posts, {words} words" if lost else ""
 
 
 def lost_lines(lines: list[str], found: Any) -> str:
@@ -232,8 +244,8 @@ def lost_file(lines: list[str], found: Any) -> str:
 
 
 READERS = {
-    "read_conll": Reader(".txt", lambda pick, p: _conll(pick, p), read_conll, lost_posts),
-    "read_jsonl": Reader(".jsonl", lambda pick, p: write_jsonl(p, posts(pick)), read_jsonl, lost_lines),
+    "read_conll": Reader(".txt", make_conll, read_conll, lost_posts),
+    "read_jsonl": Reader(".jsonl", make_json_lines, read_jsonl, lost_lines),
     "read_predictions, JSON lines": Reader(".jsonl", make_predictions, read_predictions, lost_rows),
     "read_predictions, CoNLL": Reader(".txt", make_columns, read_predictions, lost_rows),
     "read_context, JSON lines": Reader(".jsonl", make_json_context, read_context, lost_texts),
@@ -245,8 +257,6 @@ READERS = {
 }
 
 
-def _conll(pick: random.Random, path: Path) -> None:
-    write_conll(path, posts(pick, one_id=True))
 
 
 def non_empty(raw: bytes, name: str) -> list[str]:
@@ -274,12 +284,14 @@ def reader_target(name: str) -> Target:
 
         valid: list[bytes] = []
         while len(valid) < 60:
+            path.unlink(missing_ok=True)
             reader.make(pick, path)
             raw = path.read_bytes()
             if raw.strip() and (name == "mner tag, folder" or read(raw) == READ):
                 valid.append(raw)
         foreign = []  # of other readers, since files are joined by mistake
         for other in READERS.values():
+            path.unlink()
             other.make(pick, path)
             foreign.append(path.read_bytes())
 

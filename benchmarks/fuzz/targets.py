@@ -46,7 +46,15 @@ class Result(NamedTuple):
 
 def fuzz(name: str, inputs: int, seed: int = 0, part: int = 0) -> Result:
     """Break `inputs` inputs of one target; each part has others."""
+    silenced = logging.root.manager.disable
     logging.disable(logging.WARNING)  # what readers say of a file that they take
+    try:
+        return _fuzz(name, inputs, seed, part)
+    finally:
+        logging.disable(silenced)
+
+
+def _fuzz(name: str, inputs: int, seed: int, part: int) -> Result:
     pick = random.Random(f"{seed} {name} {part}")
     found = Result(Counter(), 0.0, 0.0, [])
     with tempfile.TemporaryDirectory() as folder:

@@ -83,7 +83,7 @@ def test_fit_keeps_the_best_checkpoint_and_says_so(work, monkeypatch, capsys):
     cli = main(["fit", *TEXT, *DATA, *QUIET, "--trainer.max_epochs=2", "--trainer.default_root_dir=run1"])
     out = capsys.readouterr().out
     folder = Path(cli.trainer.log_dir) / "checkpoints"
-    assert {path.name for path in folder.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in folder.glob("[!.]*")} == {"best.ckpt", "last.ckpt"}
     assert re.search(r"Best valid F1: \d+\.\d\d", out)
     assert f"Checkpoint: {folder / 'best.ckpt'}" in out
     assert re.search(r"train [0-9a-f]{16}, valid [0-9a-f]{16}", out)
@@ -282,7 +282,7 @@ def test_resume_goes_on_in_the_same_folder(work, fitted, monkeypatch, tmp_path, 
     assert steps == 4, "the last epoch is kept, whether it was the best or not"
     assert cli.trainer.global_step == 6
     assert torch.load(last, weights_only=True)["epoch"] == 2, "the same file goes on"
-    assert {path.name for path in last.parent.iterdir()} <= {"best.ckpt", "best-v1.ckpt", "last.ckpt"}
+    assert {path.name for path in last.parent.glob("[!.]*")} <= {"best.ckpt", "best-v1.ckpt", "last.ckpt"}
     assert str(last.parent) in capsys.readouterr().out
 
 

@@ -168,7 +168,7 @@ def test_options_of_training_commands_are_understood(line, own_folder, tmp_path)
     torch.save(content, checkpoint)
     made = {".yaml": config, ".ckpt": checkpoint}
     words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in words]
-    own = {word for word in words if "/version_0/" in word or re.fullmatch(r"\w+\.yaml", word)}
+    own = {word for word in words if re.fullmatch(r"\S*/version_\d/\S*\.(yaml|ckpt)|\w+\.yaml", word)}
     words = [str(made[Path(word).suffix]) if word in own else word for word in words]
     try:
         code = main(words if any(word.endswith(".help") for word in words) else [*words, "--print_config"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel
 
@@ -51,6 +51,7 @@ def test_no_ascii_text_is_unknown(tokenizer):
     @settings(max_examples=100, deadline=None)
     @given(st.text(alphabet=string.printable, max_size=60))
     def check(text: str) -> None:
+        assume("[UNK]" not in text)
         assert tokenizer.tokenize(text) or not text.strip()
         assert "[UNK]" not in tokenizer.tokenize(text)
 

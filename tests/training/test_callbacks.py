@@ -24,7 +24,7 @@ def first_class(listing):
     return re.search(r"class_path: (\w+)", listing)[1]
 
 
-BY_CLASS = {first_class(listing): listing for listing in LISTINGS}
+BY_CLASS = {first_class(listing): listing for listing in LISTINGS if "JointDataModule" not in listing}
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 NOT_RUN = ("WandbLogger", "MLFlowLogger")  # they need packages and services of their own
 
@@ -52,7 +52,7 @@ def run(tmp_path, monkeypatch, posts_folder, bert_folder):
 def test_every_listing_is_tried():
     tried = {name.removeprefix("test_").partition("__")[0] for name in globals() if "__" in name}
     assert set(BY_CLASS) - set(NOT_RUN) - {"LoRA"} == {name for name in BY_CLASS if name.lower() in tried}
-    assert len(BY_CLASS) == len(LISTINGS) == 9
+    assert len(BY_CLASS) == len(LISTINGS) - 1 == 9  # the other is of two data sets, for tests/cli/test_joint.py
 
 
 def test_csvlogger__writes_a_table(run):
@@ -61,7 +61,7 @@ def test_csvlogger__writes_a_table(run):
     names = (folder / "metrics.csv").read_text(encoding="utf-8").partition("\n")[0].split(",")
     assert {"val/f1", "val/strict/f1", "val/PER/f1", "val/loss"} <= set(names)
     assert {path.name for path in folder.iterdir()} == {"metrics.csv", "hparams.yaml", "config.yaml", "checkpoints"}
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (folder / "checkpoints").glob("[!.]*")} == {"best.ckpt", "last.ckpt"}
 
 
 def test_tensorboardlogger__writes_events(run):

@@ -202,7 +202,8 @@ class BatchLoading(pl.LightningDataModule):
         if inputs.relations is not None:
             seen = [post for post in posts if post.image_id is not None]
             without = sum(math.isnan(inputs.relation(post)) for post in seen)
-            report_coverage(f"relations {self.relations}", "value", without, len(seen), split)
+            if split == "train" or without < len(seen):  # training alone may have been labelled
+                report_coverage(f"relations {self.relations}", "value", without, len(seen), split)
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
         return post_loader(dataset, self.collate(dataset), batch_size, shuffle, self.seed, self.num_workers)

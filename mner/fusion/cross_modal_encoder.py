@@ -97,6 +97,11 @@ class CrossModalEncoder(FusionModule):
             part.requires_grad_(False)
 
     @property
+    def pretrained(self) -> list[nn.Module]:
+        """The encoders, and all layers that cross: fresh ones, too, are as deep as an encoder and bear its rate alone."""
+        return [*super().pretrained, self.layers]
+
+    @property
     def layers(self) -> Any:
         """The `LxmertEncoder`: the text encoder's own, or the fresh one."""
         return self.text_encoder.model.encoder if self.has_own_layers else self.fresh

@@ -220,6 +220,11 @@ class TwoStream(FusionModule):
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and not name.startswith(("stream", "no_", "image_")))
 
+    @property
+    def pretrained(self) -> list[nn.Module]:
+        """The encoders, and the stream between the layers of the text encoder, which bears no higher rate."""
+        return [*super().pretrained, self.stream]
+
     def encode(self, batch: Batch) -> Tensor:
         """Words (b, w, d) that have seen the regions."""
         states, layer_mask = self.text_encoder.embed(batch)

@@ -98,7 +98,7 @@ class CrossModalEncoder(FusionModule):
 
     @property
     def pretrained(self) -> list[nn.Module]:
-        """The encoders, and all layers that cross: fresh ones, too, are as deep as an encoder and bear its rate alone."""
+        """The encoders, and all layers that cross; fresh ones, too, bear no higher rate than an encoder."""
         return [*super().pretrained, self.layers]
 
     @property

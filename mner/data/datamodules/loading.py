@@ -204,6 +204,8 @@ class BatchLoading(pl.LightningDataModule):
             without = sum(math.isnan(inputs.relation(post)) for post in seen)
             if split == "train" or without < len(seen):  # training alone may have been labelled
                 report_coverage(f"relations {self.relations}", "value", without, len(seen), split)
+            else:
+                log.warning("%s: none of %d posts has a value in relations %s", split, without, self.relations)
 
     def _loader(self, dataset: MNERDataset, batch_size: int, shuffle: bool) -> DataLoader[Batch]:
         return post_loader(dataset, self.collate(dataset), batch_size, shuffle, self.seed, self.num_workers)

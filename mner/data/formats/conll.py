@@ -21,10 +21,10 @@ from mner.labels import repair
 
 CONLL_SUFFIXES = (".txt", ".conll")
 IMGID = "IMGID:"
-DOCSTART = "-DOCSTART-"
 # What CoNLL-2003 and CoNLL-2000 have in the column before the entities.
 _CHUNKS = frozenset("NP VP PP ADVP ADJP SBAR PRT CONJP INTJ LST UCP".split())
-_COMMENT = re.compile(r"#(?:\s|$)|#\s*[\w.]+\s*=")
+_COMMENT = re.compile(r"#\s+\S|#\s*[\w.]+\s*=")  # a `#` alone is a word whose tag is missing
+_DOCSTART = re.compile(r"-DOCSTART-(?:[ \t]|$)")
 _ID = re.compile(r"#\s*(?:sent_)?id\b\s*[=:]?\s*(\S+)")
 _IMAGE = re.compile(r"#\s*image(?:_id)?\s*[=:]\s*(\S.*)")
 
@@ -86,7 +86,7 @@ def read_columns(source: Source, reading: Reading, notes: Notes) -> list[Record]
     shape = find_shape(source, [(n, line) for n, line in lines if line and not is_id_line(line)], reading)
     records, seen, scheme = [], Counter[str](), SchemeOf(source)
     words_of: dict[tuple[str, tuple[str, ...]], int] = {}
-    ends = [not (shape.separator or line.strip(" ")) or line.startswith(DOCSTART) for line in source.lines]
+    ends = [not (shape.separator or line.strip(" ")) or _DOCSTART.match(line) is not None for line in source.lines]
     for block in post_blocks(["" if end else line for line, end in zip(source.lines, ends, strict=True)]):
         record = _post(source, block, shape, with_ids, scheme, notes)
         if record is None:
@@ -224,7 +224,7 @@ def find_shape(source: Source, lines: Lines, reading: Reading) -> Shape:
     Raises:
         DataFormatError: If there are two columns of tags, or one that was named is not there.
     """
-    rows = [(number, line) for number, line in lines if line.strip() and not line.startswith(DOCSTART)]
+    rows = [(number, line) for number, line in lines if line.strip() and not _DOCSTART.match(line)]
     plain = [(number, line) for number, line in rows if not _COMMENT.match(line)] or rows
     separator = "\t" if any("\t" in line for _, line in plain) else ""
     split = [(number, line.split("\t") if separator else _fields(line)) for number, line in plain]
@@ -283,7 +283,7 @@ def _refuse_two(source: Source, rows: Sequence[tuple[int, list[str]]], word: int
 
 def _is_comment(line: str, shape: Shape) -> bool:
     """Whether a line is a comment: `# text = …`. A word `#` has as many columns as others."""
-    if not _COMMENT.match(line):
+    if not _COMMENT.match(line) or (shape.separator and "\t" in line):
         return False
     cells = line.split("\t") if shape.separator else _fields(line)
     return len(cells) != shape.width or not _is_tag(cells[shape.tag])

@@ -366,3 +366,18 @@ def test_layout_errors(tmp_path):
         write(tmp_path / folder / "blip2.txt", "x")
     with pytest.raises(DataFormatError, match="for the source 'blip2'"):
         find_context(tmp_path, "train")
+
+
+@pytest.mark.parametrize("line", ["#\tOd3", "#", "#Paris", "#\tI-PER\tO"])
+def test_a_word_that_is_a_number_sign_is_no_comment(tmp_path, line):
+    """Found by fuzzing: such lines of a damaged file were left out as comments."""
+    path = tmp_path / "posts.txt"
+    path.write_text(f"IMGID:1\nAnna\tB-PER\n{line}\nvisits\tO\n", encoding="utf-8")
+    with pytest.raises(DataFormatError, match=r"posts\.txt:3: "):
+        read_conll(path)
+
+
+def test_a_word_that_begins_like_docstart_is_a_word(tmp_path):
+    path = tmp_path / "posts.txt"
+    path.write_text("IMGID:1\nAnna\tB-PER\n-DOCSTART-a b\tO\nvisits\tO\n", encoding="utf-8")
+    assert read_conll(path)[0].words == ("Anna", "-DOCSTART-a b", "visits")

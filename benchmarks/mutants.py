@@ -1,7 +1,7 @@
 """Mutation testing: of small faults put into the code at random, how many do the tests catch?
 
     pip install -e ".[test,mutants]"
-    python benchmarks/mutants.py --draw 1000 --seed 0 --work /tmp/mutants
+    python benchmarks/mutants.py --draw 1000 --seed 0 --work FOLDER
 
 The faults are those of mutmut, a kept library. Its own runner is not used, since it leaves out functions with
 decorators (decoding by the CRF, the locks of files) and what a module does when it is imported. Here each mutant is a

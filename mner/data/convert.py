@@ -79,10 +79,8 @@ def convert(
     for key, part in parts.items():
         print(f"{key}: {_counted(part)}")
     _say_losses(name, parts)
-    if "posts" in parts and name == "brat" and out.suffix != ".ann":
-        _write(out, parts["posts"], name, scheme)
-    elif "posts" in parts:
-        if out.exists():
+    if "posts" in parts:
+        if out.exists() and (name != "brat" or out.suffix == ".ann"):  # brat's folder looks after itself
             raise DataFormatError(out, None, "something there already", "a new file", "Name another, or remove it.")
         _write(out, parts["posts"], name, scheme)
     elif name == "brat":

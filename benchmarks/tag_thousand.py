@@ -3,7 +3,7 @@
 The posts are of the sample's kind, drawn with another seed than those that the quick start trains on. A third has no
 image and one in fifty has a broken one; half are given as text, half as words.
 
-    mner fit --config examples/quickstart.yaml
+    mner fit --config quickstart
     python benchmarks/tag_thousand.py lightning_logs/version_0/checkpoints/best.ckpt
 """
 

@@ -35,8 +35,8 @@ napoleon_custom_sections = [("Shapes", "notes_style")]
 html_theme = "furo"
 pygments_dark_style = "monokai"  # the theme's own underlines names of modules and classes
 html_title = f"mner {mner.__version__}"
-html_static_path = ["_static"]
-html_css_files = ["mner.css"]
+html_static_path = ["_static", "../mner/page.css"]  # the second is also that of what `mner show` writes
+html_css_files = ["page.css", "mner.css"]
 html_show_sphinx = False
 html_math_renderer = "mathml"
 

@@ -15,6 +15,7 @@ class Batch(TypedDict, total=False):
     token_mask: Tensor  # (b, t) bool
     segment_ids: Tensor  # (b, t) int64, 0 for the post and 1 for its context
     word_starts: Tensor  # (b, w) int64, position of each word's first piece; 0 where padded
+    word_ends: Tensor  # (b, w) int64, position behind each word's last piece; 0 where padded; absent where nobody says
     word_mask: Tensor  # (b, w) bool
     tags: Tensor  # (b, w) int64, index into the labels; 0 where padded; absent where gold is unknown
     image: Tensor  # (b, 3, s, s) float32, zeros where there is no image; (b, n, 3, s, s) where a post has several

@@ -45,6 +45,25 @@ HTML_MARK = '<meta name="generator" content="mner">'
 Place = str | os.PathLike[str]
 
 
+def name_as_text(name: str) -> str:
+    """The name of a file as data have it: UTF-8, also where the locale says that names are ASCII (`LC_ALL=C`)."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def name_on_disk(name: str) -> str:
+    """What the system calls the file whose name is `name` in data; `name_as_text` gives it back."""
+    try:
+        return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file has
+        return name
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `$MNER_CACHE`, or `mner` in the user's cache folder."""
+    chosen = os.environ.get("MNER_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "mner")
+    return Path(chosen).expanduser()
+
+
 def locate(name: str) -> str:
     """The folder of the built-in encoder for `"tiny"`, any other name as it is.
 
@@ -144,12 +163,12 @@ def foreign(path: Path, number: int | None = None, found: str = "a file that mne
 
 
 def refuse_inputs(path: Place, inputs: Iterable[Place]) -> None:
-    """Refuse an output that is one of the inputs, whatever it is called there.
+    """Refuse an output that is one of the inputs, whatever it is called there; standard output and input are two.
 
     Raises:
         MNERError: If it is: by another spelling, a link, a hard link, other letter case where that is the same file.
     """
-    for one in inputs:
+    for one in () if str(path) == STANDARD else inputs:
         try:
             same = os.path.samefile(path, one)
         except (OSError, ValueError):  # one of them is not there
@@ -238,6 +257,8 @@ def output_folder(out: Place, check: Callable[[Path], object] = lambda place: No
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise MNERError(f"Expected a folder to write to, but {place} is a file")
+    if str(out) == STANDARD:
+        raise MNERError("Several files cannot go to the standard output (-); name a folder")
     place.mkdir(parents=True, exist_ok=True)
     held, draft = lock(place / ".mner.lock", place), place / ".mner-draft"
     try:
@@ -255,13 +276,17 @@ def output_folder(out: Place, check: Callable[[Path], object] = lambda place: No
 def in_folder(path: Place) -> Iterator[BinaryIO]:
     """A file to write to, of a format that cannot say who made it: it takes its place as `output_folder` puts it there.
 
-    A device or a pipe is written to as it is.
+    A device or a pipe is written to as it is; `-` is the standard output.
 
     Raises:
         DataFormatError: If there is a file that mner did not write, or that somebody changed since.
         BusyError: If another process is writing in its folder.
     """
     target = Path(path)
+    if str(path) == STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+        return
     if target.exists() and not target.is_file() and not target.is_dir():
         with whole(target) as stream:
             yield stream

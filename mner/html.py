@@ -1,33 +1,25 @@
-"""Entities marked in HTML, and the style sheet of the pages."""
+"""Entities marked in HTML, filters over them, and the style sheet of the pages."""
 
 from __future__ import annotations
 
 import html
+import math
 import re
+import zlib
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 COLOURS = {"PER": "#aa9cfc", "LOC": "#ffb08a", "ORG": "#7aecec", "MISC": "#dddddd", "OTHER": "#dddddd"}
 """Grounds of the usual types, close to displaCy's; other types take the next of `MORE`."""
 MORE = ("#bfeeb7", "#feca74", "#ff8197", "#e4e7d2", "#c887fb", "#bfe1d9", "#9cc9cc", "#f0d0ff")
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
-# Letters and ground are those of the page around, light or dark. Marks bring their own, whatever that page's rules.
-STYLE = """
-.mner { font: 16px/1.9 system-ui, sans-serif; max-width: 60em; padding: 0.5em 0; }
-.mner + .mner { border-top: 1px solid #8888; }
-.mner .text { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
-.mner mark, .mner mark * { color: #1a1a1a !important; }
-.mner mark { padding: 0.2em 0.45em; margin: 0 0.15em; border-radius: 0.35em; unicode-bidi: plaintext;
-  box-decoration-break: clone; -webkit-box-decoration-break: clone; }
-.mner mark b { font-size: 0.7em; margin-left: 0.5em; vertical-align: middle; }
-.mner mark b, .mner mark i { direction: ltr; unicode-bidi: isolate; }
-.mner mark i { font-size: 0.7em; font-style: normal; margin-left: 0.35em; vertical-align: middle; }
-.mner .beside { font-size: 0.85em; line-height: 1.4; opacity: 0.75; margin: 0.3em 0; overflow-wrap: anywhere; }
-.mner .pictures { display: flex; flex-wrap: wrap; gap: 0.8em; margin-top: 0.5em; }
-.mner figure { margin: 0; width: min-content; min-width: 12em; }
-.mner img { display: block; max-width: min(320px, 90vw); }
-.mner figcaption { font-size: 0.8em; line-height: 1.4; opacity: 0.75; overflow-wrap: anywhere; }
-"""
+STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+"""The style sheet, which the documentation has too."""
+_RULES = re.findall(r"\{ (--ground:[^}]*)", STYLE)
+COLOURS_OF_PAGE = tuple(dict(re.findall(r"--(\w+): (#\w+)", rule)) for rule in _RULES)
+"""What the style sheet makes pages of, light and dark: `ground`, `raised`, `letters`, `link`."""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -38,14 +30,24 @@ PAGE = """<!DOCTYPE html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ margin: 1em auto; padding: 0 1em; max-width: 62em; background: Canvas; color: CanvasText; }}
-</style>
+STYLE</style>
 </head>
-<body>
+<body class="mner-page">
 {body}
 </body>
 </html>
-"""
+""".replace("STYLE", STYLE.replace("{", "{{").replace("}", "}}"))
+"""A page, which brings its style and runs nothing."""
+DOUBTS = (95, 80, 50)
+"""A probability below one of these, in percent, is doubtful."""
+_MARK = re.compile(r"<mark class='of-(\w{8})([^']*)'[^>]*>[^<]*<b>([^<]*)</b>")
+_RULE = """.mner-page:has(#of-{key}:checked) .mner-post:not(:has(.of-{key})) {{ display: none; }}
+.mner-page:has(#of-{key}:checked) mark:not(.of-{key}) {{ background: none !important; color: inherit !important;
+  padding: 0; outline: none; }}
+.mner-page:has(#of-{key}:checked) mark:not(.of-{key}) > * {{ display: none; }}"""
+_BOTH = """.mner-page:has(#of-{key}:checked):has(#{button}:checked)
+  .mner-post:not(:has(.of-{key}.{name})) {{ display: none; }}"""
+"""Of a type and of something else: one entity has to be both, since those of other types are not seen."""
 
 
 def entities_html(text: str, entities: Sequence[Any]) -> str:
@@ -53,19 +55,84 @@ def entities_html(text: str, entities: Sequence[Any]) -> str:
     return f"<style>{STYLE}</style><div class='mner'>{marked(text, entities)}</div>"
 
 
-def marked(text: str, entities: Sequence[Any]) -> str:
-    """A text with its entities marked, as HTML whose style is `STYLE`."""
+def marked(text: str, entities: Sequence[Any], remarks: Sequence[str] = ()) -> str:
+    """A text with its entities marked, as HTML whose style is `STYLE`.
+
+    Args:
+        text: The text.
+        entities: Its entities; one whose score is NaN is gold, and has no probability.
+        remarks: What is to be said of each, such as in what it differs from gold; "" for nothing.
+    """
     parts, end = [], 0
-    for entity in entities:
-        ground = colour_of(entity.type)
+    for number, entity in enumerate(entities):
+        remark = remarks[number] if remarks else ""
+        sure = 1.0 if math.isnan(entity.score) else entity.score
+        classes = [f"of-{_key(entity.type)}", *(f"under{limit}" for limit in DOUBTS if 100 * sure < limit)]
+        classes += ["other"] if remark else []
+        said = "gold" if math.isnan(entity.score) else f"probability {entity.score:.3f}"
+        share = "" if math.isnan(entity.score) else f"<i>{100 * entity.score:.0f}&nbsp;%</i>"
         parts.append(escaped(text[end : entity.start]))
         parts.append(
-            f"<mark style='background: {ground}' title='{escaped(entity.type)}, probability {entity.score:.3f}'>"
-            f"{escaped(entity.text)}<b>{escaped(entity.type)}</b><i>{100 * entity.score:.0f}&nbsp;%</i></mark>"
+            f"<mark class='{' '.join(classes)}' style='background: {colour_of(entity.type)}' "
+            f"title='{escaped(entity.type)}, {said}'>{escaped(entity.text)}<b>{escaped(entity.type)}</b>{share}"
+            f"{f'<i>{escaped(remark)}</i>' if remark else ''}</mark>"
         )
         end = entity.end
     parts.append(escaped(text[end:]))
     return f"<div class='text' dir='auto'>{''.join(parts)}</div>"
+
+
+def filters(body: str) -> str:
+    """Buttons over posts that show those with a type, with doubtful entities, or that differ from gold, with counts.
+
+    They are radio buttons, for the pointer and for the keyboard alike, and rules of style: no script.
+
+    Args:
+        body: HTML of posts, each an `<article class='mner-post'>`, with entities by `marked`.
+    """
+    posts = body.split("<article class='mner-post'")[1:]
+    found = [_MARK.findall(post) for post in posts]
+    types = Counter(one for marks in found for one in {(key, type_) for key, _, type_ in marks})
+    doubts = Counter(one for marks in found for one in {word for _, classes, _ in marks for word in classes.split()})
+    others = [(f"under{limit}", f"under{limit}") for limit in DOUBTS] + [("differs", "other")]
+    rules = "\n".join(
+        rule
+        for key, _ in types
+        for rule in (_RULE.format(key=key), *(_BOTH.format(key=key, button=b, name=n) for b, n in others if doubts[n]))
+    )
+    groups = {
+        "type": ("Type", [
+            _choice("type", f"of-{key}", type_, count, f" style='background: {colour_of(html.unescape(type_))}'")
+            for (key, type_), count in sorted(types.items(), key=lambda item: item[0][1])
+        ]),
+        "doubt": ("Doubt", [
+            _choice("doubt", f"under{limit}", f"below {limit}&nbsp;%", doubts[f"under{limit}"])
+            for limit in DOUBTS if doubts[f"under{limit}"]
+        ]),
+        "gold": ("Gold", [
+            _choice("gold", name, name, count)
+            for name in ("differs", "agrees")
+            if (count := sum(f"<div class='line {name}'>" in post for post in posts))
+        ]),
+    }  # fmt: skip
+    shown = "".join(
+        f"<fieldset><legend>{legend}</legend>{_choice(name, f'all-{name}', 'all', len(posts), ' checked')}"
+        f"{''.join(choices)}</fieldset>"
+        for name, (legend, choices) in groups.items()
+        if choices
+    )
+    return f"<style>{rules}</style><div class='mner-filters'>{shown}</div>" if shown else ""
+
+
+def _choice(group: str, id_: str, said: str, count: int, more: str = "") -> str:
+    style, checked = ("", more) if more == " checked" else (more, "")
+    button = f"<input type='radio' name='{group}' id='{id_}'{checked}>"
+    return f"{button}<label for='{id_}'{style}>{said} <small>{count}</small></label>"
+
+
+def _key(type_: str) -> str:
+    """A name of a type for classes, where any letter may stand in the type."""
+    return f"{zlib.crc32(type_.encode(errors='replace')):08x}"
 
 
 def colour_of(type_: str) -> str:

@@ -22,6 +22,12 @@ settings.register_profile("search", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With `-n`, a file's tests stay in one process, so that what they share is made once; files in their order."""
+    if getattr(config.option, "dist", None) == "load":
+        config.option.dist, config.option.loadscopereorder = "loadfile", False
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     pl.seed_everything(0, verbose=False)

@@ -5,11 +5,14 @@ Lightning starts the second process with the same command, so this is a script: 
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 
 import mner.fusion
 from mner.data import Twitter2017DataModule
@@ -76,6 +79,7 @@ def gold(metric) -> int:
 def main() -> None:
     """Train, validate, test, predict; write what came out."""
     out = Path(sys.argv[1])
+    atexit.register(say_whether_left, out)
     for name in sys.argv[2:]:
         module, data = build(name)
         watch = Watch()
@@ -92,6 +96,12 @@ def main() -> None:
         trainer.predict(module, datamodule=data, output=str(out / f"{name}.jsonl"), split="test")
         said = {"seen": watch.seen, "gold": watch.gold, "scores": scores, "trained": watch.trained}
         (out / f"{name}-{trainer.global_rank}.json").write_text(json.dumps(said))
+
+
+def say_whether_left(out: Path) -> None:
+    """Runs after what the package has for the end, since it is registered before."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    (out / f"group-{rank}.txt").write_text(str(torch.distributed.is_initialized()))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mner.data.download import fetch
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.feature_writer import FeatureWriter
 from mner.fusion import FusionModule
-from mner.preprocessing.image_texts import ImageTexts
+from mner.preprocessing.growing_texts import GrowingTexts
 from tests.data.test_download import CHECKSUM, CONTENT, Server
 
 IMAGES = [f"{number}.jpg" for number in range(6)]
@@ -72,7 +72,7 @@ def test_stored_features(kind, shares, finished):
 @settings(max_examples=40)
 def test_captions(shares):
     def write(out: Path) -> None:
-        with ImageTexts(out, "caption", {"model": "m"}, []) as texts:
+        with GrowingTexts(out, "caption", {"model": "m"}, []) as texts:
             for name in IMAGES:
                 if name not in texts.done:
                     texts.write([name], [f"é \u2028 {name}"])

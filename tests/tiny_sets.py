@@ -15,6 +15,12 @@ from mner.data.formats.images import ImageFolder
 from mner.encoders.detectors import RandomDetector
 from tests.conftest import WORDS, save_bert, write_posts
 
+# What tests give Lightning's Trainer that keep nothing.
+QUIET = {
+    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+    "enable_checkpointing": False,
+}  # fmt: skip
+
 SPLITS = ("train", "valid", "test")
 WIDTH = 24
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200), (120, 120, 120)]

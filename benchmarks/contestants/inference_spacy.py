@@ -6,26 +6,9 @@ and the speed of a trained one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import spacy
-from spacy.tokens import Doc, Span
-from spacy.training import Example
+from spacy_examples import example_of
 from turns import parser_of, read_records, turn
-
-
-def example_of(nlp: Any, record: dict[str, Any]) -> Example:
-    """A post with its entities."""
-    gold = Doc(nlp.vocab, words=record["words"])
-    spans, start, type_ = [], None, ""
-    for place, tag in enumerate([*record["tags"], "O"]):
-        if start is not None and not (tag.startswith("I-") and tag[2:] == type_):
-            spans.append(Span(gold, start, place, label=type_))
-            start = None
-        if tag != "O" and start is None:
-            start, type_ = place, tag[2:]
-    gold.set_ents(spans)
-    return Example(Doc(nlp.vocab, words=record["words"]), gold)
 
 
 def main() -> None:

@@ -33,7 +33,8 @@ def tried(read: Callable[[], Any], check: Callable[[Any], str] = lambda found: "
     try:
         found = read()
     except DataFormatError as error:
-        if where and not (error.path == where and error.line is not None and error.found and error.expected):
+        placed = (error.path == where and error.line is not None) or error.path == f"{where}, as a whole"
+        if where and not (placed and error.found and error.expected):
             return "an error that does not say where", str(error)
         return REFUSED
     except Exception as error:

@@ -18,7 +18,7 @@ from mner.benchmark.plan import Job
 from mner.benchmark.run import recorded
 from mner.files import REGISTER, output_folder
 from mner.growing_file import Growing
-from mner.preprocessing.image_texts import ImageTexts
+from mner.preprocessing.growing_texts import GrowingTexts
 from mner.tagger.bulk import Sink, run
 from mner.tagger.bulk_input import Given
 from mner.tagger.post import Entity, Post, Tagged
@@ -109,7 +109,7 @@ def caption_target(pick: random.Random, folder: Path) -> Callable[[], Outcome]:
     lines = [json.dumps({"image_id": f"{n}.jpg", "caption": "a dog", "model": "m"}).encode() + b"\n" for n in range(6)]
 
     def go_on() -> set[str]:
-        with ImageTexts(path, "caption", {"model": "m"}, []) as texts:
+        with GrowingTexts(path, "caption", {"model": "m"}, []) as texts:
             return texts.done
 
     growing = Growing(path, {"model": "m"})

@@ -220,7 +220,8 @@ def lost_texts(lines: list[str], found: Any) -> str:
 
 def lost_values(lines: list[str], found: Any) -> str:
     """Relations: a value for each image that is named, in its range."""
-    keys = {image_key(json.loads(line)["image_id"] if line.startswith("{") else line.split("\t")[0]) for line in lines}
+    as_json = lines[0].startswith("{")
+    keys = {image_key(json.loads(line)["image_id"] if as_json else line.split("\t")[0]) for line in lines}
     good = keys == found.keys() and all(0 <= value <= 1 for value in found.values())
     return "" if good else f"{found} of {keys}"
 

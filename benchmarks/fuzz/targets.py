@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import checkpoints
+import formats
 import outputs
 import readers
 import stores
@@ -19,6 +20,7 @@ from outcomes import Target
 
 TARGETS: dict[str, Target] = {
     **readers.TARGETS,
+    **formats.TARGETS,
     **stores.TARGETS,
     **texts.TARGETS,
     **checkpoints.TARGETS,
@@ -26,6 +28,7 @@ TARGETS: dict[str, Target] = {
 }
 SHARES = {
     **dict.fromkeys(readers.TARGETS, 40),
+    **dict.fromkeys(formats.TARGETS, 6),
     **dict.fromkeys(stores.TARGETS, 8),
     **{"split_words": 250, "as_written": 50, "windows": 150, "encode_windows": 30, "Tagger": 20},
     **{"read_checkpoint, bytes": 20, "read_checkpoint, pickle": 20, "Tagger.from_checkpoint, pickle": 1},

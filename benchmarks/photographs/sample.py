@@ -13,7 +13,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from train import READS_NAMES, Run, arguments, class_of, run_all, strategies
+from train import MENDED, READS_NAMES, Run, arguments, class_of, run_all, strategies
 
 from mner.data import SampleDataModule
 from mner.data.datamodules.base import MNERDataModule
@@ -30,7 +30,7 @@ def sample(run: Run, given: argparse.Namespace) -> tuple[FusionModule, MNERDataM
     data.prepare_data()
     rates = {name: value for name, value in asdict(run.recipe).items() if name.endswith(("rate", "ratio"))}
     width = {"region_width": data.region_width} if cls.uses_image else {}
-    return cls(data.labels, **rates, **width), data
+    return cls(data.labels, **rates, **width, **run.options), data
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of results and predictions")
     parser.set_defaults(epochs=15, batch_size=16, frozen_layers=0, learning_rate=2e-3, head_learning_rate=2e-3)
     given = parser.parse_args()
-    given.only = given.only or list(strategies())
+    given.only = given.only or [*strategies(), *MENDED]
     given.out.mkdir(parents=True, exist_ok=True)
     run_all(given, sample, precision="32-true")
 

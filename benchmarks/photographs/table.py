@@ -1,8 +1,11 @@
 """The tables of docs/photographs.md, from what `train.py` left.
 
     python benchmarks/photographs/table.py PHOTOS OUT [--split valid] [--sample] [--page docs/photographs.md]
+        [--map docs/strategies/index.md]
 
-`--page` puts the table between the page's marks `<!-- table … -->` and `<!-- end -->` that have its name.
+`--page` puts the table between the page's marks `<!-- table … -->` and `<!-- end -->` that have its name; `--map` puts
+each strategy's F1 into the column of a table that is called `F1 on photographs`. With `--keep`, rows of the page whose
+strategies have fewer runs in OUT, or none, stay as they are: for a store that was begun anew.
 
 Verdicts are those of `mner compare`: each strategy against its text-only twin, with posts and seeds both taken as drawn
 by chance, p corrected for the number of strategies that share a twin (Holm).
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train import CONFIGURATIONS, reads_images, results, strategies
+from train import CONFIGURATIONS, MENDED, reads_images, results, strategies
 
 from mner.analysis import by_ambiguity, compare, score
 from mner.analysis.systems import load_systems
@@ -27,10 +30,12 @@ from mner.data.formats.predictions import Predictions
 
 TWINS = {
     "CharacterWordImage": "CharacterWord",
-    "CrossModalEncoder (LXMERT)": "TextOnly (LXMERT)",
+    "CharacterWordImage (16 epochs)": "CharacterWord (16 epochs)",
+    "CrossModalEncoder (LXMERT)": "TextOnly (random BERT)",
 }
 """What a strategy is without its image, where that is another one than `TextOnly`."""
 LEVEL = 0.05
+SCORE = "F1 on photographs"
 
 
 def twin_of(name: str) -> str:
@@ -107,10 +112,25 @@ def table(given: argparse.Namespace) -> str:
             mark = "" if p < LEVEL and low > 0 else " (not shown)"
             cells += [f"{100 * row['difference']:.1f} ({low:.1f} to {high:.1f}){mark}", shown]
         lines.append(" | ".join([*cells, f"{np.mean(seconds[name]):.0f}"]))
-    made = "\n".join(f"| {line} |" for line in lines)
-    wanted = list(strategies()) if given.sample else [*strategies(), *CONFIGURATIONS]
-    missing = [f"`{name}`" for name in wanted if name not in systems]
-    return made + (f"\n\nNot trained yet: {', '.join(missing)}." if missing else "")
+    rows = [f"| {line} |" for line in lines]
+    if given.keep:
+        rows = merged(rows, between_marks(given.page, name_of(given))[1].splitlines())
+    wanted = [*strategies(), *(MENDED if given.sample else CONFIGURATIONS)]
+    there = {row.split("`")[1] for row in rows[2:]}
+    missing = [f"`{name}`" for name in wanted if name not in there]
+    return "\n".join(rows) + (f"\n\nNot trained yet: {', '.join(missing)}." if missing else "")
+
+
+def merged(rows: list[str], before: list[str]) -> list[str]:
+    """Rows of each strategy with the more runs, by falling F1; the new ones where both have as many."""
+    best: dict[str, tuple[int, float, str]] = {}
+    for row in [*before, *rows]:
+        cells = [cell.strip() for cell in row.split("|")]
+        if len(cells) > 3 and cells[2].isdigit():
+            runs, f1_of = int(cells[2]), float(cells[3].split()[0])
+            if cells[1] not in best or runs >= best[cells[1]][0]:
+                best[cells[1]] = runs, f1_of, row
+    return [*rows[:2], *(row for _, _, row in sorted(best.values(), key=lambda one: -one[1]))]
 
 
 def sweep(out: Path) -> str:
@@ -126,13 +146,44 @@ def sweep(out: Path) -> str:
     return "\n".join(lines)
 
 
+def name_of(given: argparse.Namespace) -> str:
+    """What the page's marks call a table."""
+    return "sweep" if given.sweep else "sample" if given.sample else str(given.split)
+
+
+def between_marks(page: Path, name: str) -> tuple[str, str, str]:
+    """A page up to a table, the table, and the rest; marks go with what is around."""
+    mark, end = f"<!-- table {name} -->\n", "<!-- end -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(mark)
+    made, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"Expected the marks <!-- table {name} --> and {end} in {page}, but found none")
+    return before + mark, made, end + after
+
+
 def put(page: Path, name: str, made: str) -> None:
     """Replace what is between a page's marks."""
-    before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- table {name} -->\n")
-    _, end, after = rest.partition("<!-- end -->")
-    if not mark or not end:
-        raise SystemExit(f"Expected the marks <!-- table {name} --> and <!-- end --> in {page}, but found none")
-    page.write_text(f"{before}{mark}\n{made}\n\n{end}{after}", encoding="utf-8")
+    before, _, after = between_marks(page, name)
+    page.write_text(f"{before}\n{made}\n\n{after}", encoding="utf-8")
+
+
+def fill_map(page: Path, made: str) -> None:
+    """Put F1 and the number of runs of each strategy into the map's column."""
+    scores = {}
+    for line in made.splitlines():
+        name, runs, f1, *_ = [*(cell.strip() for cell in line.strip("| ").split("|")), "", ""]
+        scores[name.strip("`")] = f"{f1} ({runs})"
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if SCORE in line)
+    column = [cell.strip() for cell in lines[start].split("|")].index(SCORE)
+    for number in range(start + 2, len(lines)):
+        cells = lines[number].split("|")
+        if len(cells) <= column:
+            break
+        name = cells[1].split("`")[1]
+        cells[column] = f" {scores.get(name, '')} "
+        lines[number] = "|".join(cells)
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -142,13 +193,17 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--page", type=Path, help="where the table goes, too")
+    parser.add_argument("--keep", action="store_true", help="rows of the page with more runs stay")
+    parser.add_argument("--map", type=Path, help="the map of strategies, whose scores are put in")
     parser.add_argument("--sample", action="store_true", help="the runs are those of sample.py")
     parser.add_argument("--sweep", action="store_true", help="list each run's rates and F1 on valid instead")
     given = parser.parse_args()
     made = sweep(given.out) if given.sweep else table(given)
     print(made)
     if given.page is not None:
-        put(given.page, "sweep" if given.sweep else "sample" if given.sample else given.split, made)
+        put(given.page, name_of(given), made)
+    if given.map is not None:
+        fill_map(given.map, made)
     probe = given.out / "probe.json"
     if not given.sample and not given.sweep and probe.exists():
         found = json.loads(probe.read_text(encoding="utf-8"))

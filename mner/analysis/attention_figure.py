@@ -68,7 +68,9 @@ def plot_attention(
     if boxes is None:
         cells, extent = _as_grid(values), (0, width, height, 0)
         top = cells.max() or 1
-        shade = looked.imshow(cells, extent=extent, cmap="jet", alpha=0.5, interpolation="bicubic", vmin=0, vmax=top)
+        shade = looked.imshow(
+            cells, extent=extent, cmap="viridis", alpha=0.5, interpolation="bicubic", vmin=0, vmax=top
+        )
         bar = figure.colorbar(shade, cax=place(8.85, below, 0.14, tall))
         bar.set_label(f"attention of a cell (share; spread evenly {1 / cells.size:.3f})", fontsize=8)
         bar.ax.tick_params(labelsize=8)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-
 @dataclass(frozen=True)
 class Comparison:
     """The result of `compare`.

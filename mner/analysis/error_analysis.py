@@ -10,6 +10,7 @@ import numpy as np
 
 from mner.analysis.scoring import Marked, Posts, marked
 from mner.labels import Mode, Span, check_types
+from mner.tagger.calibration import bins_of, expected_calibration_error
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -159,15 +160,13 @@ def _calibration(posts: list[Marked], bins: int) -> tuple[DataFrame | None, floa
     if not scores:
         return None, None
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, bins - 1)  # (0, .1], (.1, .2], …
     frame = (
-        pd.DataFrame({"bin": place, "confidence": scores, "correct": right})
+        pd.DataFrame({"bin": bins_of(scores, bins), "confidence": scores, "correct": right})
         .groupby("bin")
         .agg(entities=("correct", "size"), confidence=("confidence", "mean"), correct=("correct", "mean"))
     )
     frame.index = pd.Index([f"{edges[row]:.2g}-{edges[row + 1]:.2g}" for row in frame.index], name="confidence bin")
-    distance = (frame["confidence"] - frame["correct"]).abs()
-    return frame, float((distance * frame["entities"]).sum() / len(scores))
+    return frame, expected_calibration_error(scores, right, bins)
 
 
 def _field(entity: Any, name: str) -> Any:

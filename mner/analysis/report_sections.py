@@ -213,6 +213,14 @@ def mistakes(systems: Systems, mode: Mode) -> Section:
             caption = (
                 f"{name}: calibration; expected calibration error {100 * (of_system.calibration_error or 0):.1f} %"
             )
+            fitted = systems[name][0].header.get("calibration")
+            if isinstance(fitted, dict):
+                text.append(
+                    f"{name}: its confidences are at temperature {fitted.get('temperature')}, which `mner calibrate` "
+                    f"fitted on {fitted.get('fitted_on')}. There the expected calibration error was "
+                    f"{100 * fitted.get('before', float('nan')):.1f} % before and "
+                    f"{100 * fitted.get('after', float('nan')):.1f} % after."
+                )
             parts.append(Part(f"calibration_{slug}", caption, figure=plots.plot_calibration(of_system.calibration)))
     return Section("Errors", text, parts)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mner.errors import DataNotFoundError, MNERError
+from mner.data.formats.lines import Source
+from mner.errors import DataFormatError, DataNotFoundError, MNERError
 
 
 class BenchmarkError(MNERError, ValueError):
@@ -63,7 +64,7 @@ def plan(
     for option in overrides:
         if "=" not in option or option.startswith("-"):
             raise BenchmarkError(f"Expected overrides such as trainer.max_epochs=4, but got {option!r}")
-    read = [(path, _read(path)) for path in configs]
+    read = [(path, read_config(path)) for path in configs]
     named = [(_dataset_name(path, content), path.stem, path, content) for path, content in read]
     names = [(dataset, system) for dataset, system, _, _ in named]
     if len(set(names)) < len(names):
@@ -81,12 +82,26 @@ def plan(
     return jobs
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a YAML file that holds options.
+
+    Raises:
+        DataNotFoundError: If it is not there.
+        DataFormatError: If it is no YAML.
+        BenchmarkError: If it holds no options.
+    """
     import yaml
 
     if not path.is_file():
         raise DataNotFoundError(f"No config file {path}; examples/configs has some")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(Source(path).text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = None if mark is None else mark.line + 1
+        raise DataFormatError(path, line, error.problem or "something else", "YAML") from None
+    except yaml.YAMLError as error:  # a character that YAML does not know
+        raise DataFormatError(path, None, " ".join(str(error).split()), "YAML") from None
     if not isinstance(content, dict):
         raise BenchmarkError(f"Expected a config of `mner fit` in {path}, but it holds no options")
     return content

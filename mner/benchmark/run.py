@@ -80,14 +80,14 @@ def execute(job: Job, out: Path, split: Split, run: Command, keep_checkpoints: b
     folder = out / "runs" / job.name
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "begun.json", {"digest": job.digest})
-    with _printing_to(folder / "log.txt"):
+    with printing_to(folder / "log.txt"):
         try:
             _run(job, folder, split, run)
         except Exception:  # the log has the traceback, and the other runs are to be done
             traceback.print_exc()
             return False
         finally:
-            _free_memory()
+            free_memory()
     if not keep_checkpoints:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return True
@@ -129,9 +129,17 @@ def arguments(job: Job, folder: Path, resume: Path | None) -> list[str]:
     """The arguments of `mner fit` for a run. What the benchmark must control comes last."""
     options = [
         *job.overrides,
-        f"seed_everything={job.seed}",
         f"data.seed={job.seed}",
         f"data.train_fraction={job.fraction:g}",
+        *controlled(job.seed, folder, resume),
+    ]
+    return ["fit", "--config", str(job.config), *(f"--{option}" for option in options)]
+
+
+def controlled(seed: int, folder: Path, resume: Path | None) -> list[str]:
+    """Options of a run in a folder of its own that goes on from `resume`, if there is one."""
+    return [
+        f"seed_everything={seed}",
         f"trainer.default_root_dir={folder}",
         "trainer.logger=false",
         "trainer.enable_progress_bar=false",
@@ -141,7 +149,6 @@ def arguments(job: Job, folder: Path, resume: Path | None) -> list[str]:
         "checkpoint.enable_version_counter=false",
         *([f"ckpt_path={resume}"] if resume is not None else []),
     ]
-    return ["fit", "--config", str(job.config), *(f"--{option}" for option in options)]
 
 
 @contextmanager
@@ -163,7 +170,7 @@ def exclusive(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _printing_to(path: Path) -> Iterator[None]:
+def printing_to(path: Path) -> Iterator[None]:
     """Send everything that this process prints to a file, also what does not go through `sys.stdout`."""
     # Logging keeps the stream that it first saw; these write wherever descriptors 1 and 2 point, and stay open.
     streams = [open(descriptor, "w", encoding="utf-8", buffering=1, closefd=False) for descriptor in (1, 2)]
@@ -183,7 +190,8 @@ def _printing_to(path: Path) -> Iterator[None]:
                 os.close(copy)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Let go of what a run left on the accelerator."""
     import torch
 
     gc.collect()

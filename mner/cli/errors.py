@@ -30,7 +30,7 @@ _AGAIN = "run the same command again to go on where it stopped"
 RESUMES = {
     "tag": "run it again with the same output file to go on",
     "fit": "give --ckpt_path the run's checkpoints/last.ckpt to go on, if an epoch was finished",
-    **dict.fromkeys(("features", "caption", "benchmark", "data download"), _AGAIN),
+    **dict.fromkeys(("features", "caption", "benchmark", "search", "data download"), _AGAIN),
 }
 """What Ctrl-C leaves to be gone on with, by command; the others are short, or write everything at their end."""
 

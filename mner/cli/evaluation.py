@@ -1,10 +1,10 @@
-"""The commands on predictions and runs: `mner compare`, `mner analyze`, `mner benchmark`."""
+"""The commands on predictions and runs: `mner compare`, `mner analyze`, `mner benchmark`, `mner search`."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mner.analysis.comparison import compare
 from mner.analysis.presentation import markdown, plot_comparison, text
@@ -165,4 +165,53 @@ def benchmark_command(
         if runs:
             page = write_results(jobs, runs, out, chosen, split, mode, resamples, against == "paper")
             print(page.read_text(encoding="utf-8"))
+    return 1 if failed else 0
+
+
+def search_command(
+    base: Path,
+    space: str = "",
+    out: Path = Path("search"),
+    trials: int = 20,
+    processor_hours: float | None = None,
+    seeds: list[int] | None = None,
+    overrides: dict[str, Any] | None = None,
+    mode: Mode = "lenient",
+    prune: bool = True,
+) -> int:
+    """Search for options of `mner fit` by valid F1. Killed and started again, it goes on where it was.
+
+    Args:
+        base: A config file of `mner fit`; the first trial has its values, where the space has them.
+        space: A YAML file, or its text: a range for each option, `model.learning_rate: log(1e-5, 1e-3)`,
+            `uniform(0, 0.3)`, `int(2, 8)`, or a list of values.
+        out: Folder for the trials, `results.md`, `search.png` and `best.yaml`, a config for `mner fit`.
+        trials: How many; with more than before, an earlier search is gone on with.
+        processor_hours: No trial is begun once the trials have taken so much processor time.
+        seeds: Each trial is trained with each of them; 0 if not given. The first is that of the search, too.
+        overrides: Options that replace those of the config, such as `{trainer.max_epochs: 4}`.
+        mode: Reading of tag sequences, by which trials are scored.
+        prune: Stop a trial whose F1 is below the median of the others at the same epoch, after five trials.
+
+    Returns:
+        Exit code 0, or 1 if a trial failed.
+    """
+    from mner.benchmark.plan import read_config
+    from mner.benchmark.search import search
+    from mner.benchmark.space import need_optuna, read_space, with_options
+    from mner.cli.lightning import refuse_options, run
+
+    need_optuna()
+    ranges, content = read_space(space), with_options(read_config(base), overrides or {})
+    examples = {name: one.examples() for name, one in ranges.items()}
+    for number in range(max(map(len, examples.values()), default=0)):
+        refuse_options(with_options(content, {name: some[number % len(some)] for name, some in examples.items()}))
+    monitor = "val/f1" if mode == "lenient" else "val/strict/f1"
+    study = search(content, ranges, out, run, trials, processor_hours, seeds or [0], monitor, prune)
+    print((out / "results.md").read_text(encoding="utf-8"))
+    failed = [trial.number for trial in study.get_trials(deepcopy=False) if trial.state.name == "FAIL"]
+    if failed:
+        print(f"Failed: trials {failed}; {out / 'trials'} has their logs")
+    if (out / "best.yaml").is_file():
+        print(f"Next: mner fit --config {out / 'best.yaml'}")
     return 1 if failed else 0

@@ -110,9 +110,7 @@ def _images(place: Path, posts: Sequence[Example]) -> tuple[str | None, int]:
 
 def _context(place: Path, posts: Sequence[Example], splits: tuple[str, ...]) -> list[str]:
     """The files of texts that have one for some post, below `place`."""
-    files = {
-        file for split in splits for file in find_context(place, "train" if split == "posts" else split).values()
-    }
+    files = {file for split in splits for file in find_context(place, "train" if split == "posts" else split).values()}
     files |= {file for file in place.glob("captions.*") if file.is_file()}
     found = []
     for file in sorted(files):

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.callbacks import ModelCheckpoint
+import yaml
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from mner.cli.arguments import prepare, stored_arguments
 from mner.cli.dependency_notes import hush
 from mner.cli.errors import Stopped
-from mner.cli.training_parser import TrainingParser, without_pipes
+from mner.cli.training_parser import TrainingParser, given_configs
 from mner.data.datamodules import huggingface, posts, sample, snapchat, twitter  # noqa: F401  # so that short names find them
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.datamodules.joint import parts_of
 from mner.errors import CheckpointError, DataFormatError
 from mner.files import refuse_foreign, write_text
 from mner.fusion import FusionModule
-from mner.runtime import slow_bfloat16
-from mner.training import techniques  # noqa: F401  # so that short names find them
+from mner.runtime import automatic_precision, keep_memory, slow_bfloat16
+from mner.training import adversarial, distillation, label_losses, techniques, word_vectors  # noqa: F401  # the same
 from mner.training.callbacks import BestByF1
-from mner.training.checkpoint import KEY, import_class, read_checkpoint
+from mner.training.checkpoint import KEY, check_goes_on, import_class, read_checkpoint
 from mner.training.old_names import renamed
-from mner.training.trainer import Trainer
+from mner.training.trainer import Trainer, device_of
 
 log = logging.getLogger(__name__)
 MARK = "# Written by mner fit, and by the next one\n"
@@ -93,6 +97,8 @@ class MNERCLI(LightningCLI):
         if not path or str(path) in NO_FILES or "://" in str(path):
             return
         self.checkpoint = read_checkpoint(path)
+        if command == "fit":
+            check_goes_on(self.checkpoint, path)
         written_by = import_class(self.checkpoint[KEY]["class"], FusionModule)
         chosen = import_class(config["model"]["class_path"], FusionModule)
         if chosen is not written_by:
@@ -128,10 +134,15 @@ class MNERCLI(LightningCLI):
             raise ValueError(f"Expected --trainer.accumulate_grad_batches of at least 1, but got {steps}")
         if config["enable_checkpointing"] is False or config["barebones"]:
             callbacks = [callback for callback in callbacks if not isinstance(callback, BestByF1)]
+        if config["precision"] == "auto":  # the saved config keeps the word: another machine does other things best
+            width, training = self.model.text_encoder.width, self.subcommand == "fit"
+            config = {**config, "precision": automatic_precision(device_of(config["accelerator"]), width, training)}
         return super()._instantiate_trainer(config, callbacks)
 
     def after_instantiate_classes(self) -> None:
-        """Tokenise as the checkpoint's model was trained to, and say what makes a run slow."""
+        """Tokenise as the checkpoint's model was trained to, and see to what makes a run slow."""
+        if getattr(self.model, "image_encoder", None) is not None:
+            keep_memory()
         if str(self.trainer.precision).startswith("bf16") and slow_bfloat16(self.trainer.strategy.root_device):
             log.warning(
                 "--trainer.precision %s: this processor has no instructions for bfloat16, so that it is slower than "
@@ -210,8 +221,14 @@ class _ToStderr(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
-def run(args: list[str]) -> Any:
-    """Parse `args` and run the command."""
+def run(args: list[str], callbacks: Sequence[Callback] = (), cli: type[MNERCLI] = MNERCLI) -> Any:
+    """Parse `args` and run the command.
+
+    Args:
+        args: The command of Lightning and its arguments.
+        callbacks: Further callbacks of the Trainer, beside those that are configured.
+        cli: A CLI that may do some steps in another way.
+    """
     logger = logging.getLogger("mner")
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     logger.setLevel(logging.INFO if first else logging.ERROR)  # say it once, not once a process
@@ -219,11 +236,11 @@ def run(args: list[str]) -> Any:
         logger.addHandler(_ToStderr())
     with warnings.catch_warnings():
         hush(evaluation=args[0] != "fit")
-        return MNERCLI(
+        return cli(
             FusionModule,
             MNERDataModule,
             trainer_class=Trainer,
-            trainer_defaults={"gradient_clip_val": 1.0, "max_epochs": 20},
+            trainer_defaults={"gradient_clip_val": 1.0, "max_epochs": 20, "callbacks": list(callbacks)},
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveConfigOfFit,
@@ -231,5 +248,15 @@ def run(args: list[str]) -> Any:
             seed_everything_default=0,
             parser_class=TrainingParser,
             parser_kwargs={"prog": "mner"},
-            args=prepare(without_pipes([renamed(word) for word in args])),
+            args=prepare(given_configs([renamed(word) for word in args])),
         )
+
+
+def refuse_options(config: dict[str, Any]) -> None:
+    """Parse a config as `mner fit` does, without running it.
+
+    Raises:
+        UsageError: If it has an option that is not there, or a value that is none of its option.
+    """
+    with redirect_stdout(io.StringIO()), suppress(SystemExit):  # how jsonargparse ends once it has printed the config
+        run(["fit", f"--config={yaml.safe_dump(config)}", "--print_config"])

@@ -16,22 +16,35 @@ from mner.cli.errors import guarded
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("mner.cli.init:init", "look at a folder of posts and write a config that trains on it"),
     "tag": ("mner.cli.tagging:tag", "find the entities of new posts"),
+    "calibrate": ("mner.tagger.calibration:calibrate", "make a model's scores probabilities, on held-out posts"),
     "show": ("mner.cli.tagging:show", "draw posts, entities, images and attention as a page"),
     "demo": ("mner.tagger.demo:demo", "a local page to try a model on typed posts"),
+    "neighbours": ("mner.cli.neighbours:neighbours", "store training words, to mix their labels into a model's"),
+    "serve": ("mner.serving.server:serve", "a trained model as an HTTP service"),
     "export": ("mner.cli.tagging:export", "write a model for ONNX Runtime"),
+    "ensemble": ("mner.tagger.ensemble:ensemble", "several checkpoints or prediction files as one"),
     "compare": ("mner.cli.evaluation:compare_command", "compare systems by their prediction files"),
     "analyze": ("mner.cli.evaluation:analyze_command", "a report on systems: tables, figures, errors"),
     "probe": ("mner.probing.probe:probe_command", "does a trained model use its images and texts?"),
     "attention": ("mner.probing.attention:attention_command", "where a model looked, as figures"),
     "benchmark": ("mner.cli.evaluation:benchmark_command", "train configs with several seeds and compare them"),
+    "search": ("mner.cli.evaluation:search_command", "search for options of a config by valid F1"),
     "features": ("mner.preprocessing.features:features", "image features of a folder, stored once"),
     "caption": ("mner.preprocessing.captions:caption", "captions of a folder of images"),
     "objects": ("mner.preprocessing.objects:objects", "names of the objects in a folder of images"),
     "ocr": ("mner.preprocessing.ocr:ocr", "the text that is written in a folder of images"),
+    "relations": ("mner.preprocessing.relations:relations", "does the image of a post show what its text tells?"),
+    "retrieve": ("mner.preprocessing.retrieval:retrieve", "texts most like each post, from a corpus or training"),
+    "notes": ("mner.preprocessing.notes:notes", "let a language model write a text about each post"),
     "vocabulary": ("mner.encoders.vocabulary_folder:vocabulary", "make a word-level text encoder from word vectors"),
+    "pretrain": ("mner.preprocessing.pretraining:pretrain", "train an encoder on in posts without labels"),
     "data stats": ("mner.data.statistics:stats", "posts, words, entities of a data set in numbers"),
     "data verify": ("mner.data.verify:verify_command", "is a folder of posts fit for training?"),
+    "data leakage": ("mner.data.leakage:leakage_command", "how many gold entities do texts beside posts name?"),
     "data agreement": ("mner.curation.agreement:agreement", "compare annotators: span F1, kappa, confused types"),
+    "data doubts": ("mner.cli.curation:doubts", "labels that are likely wrong: a page and a table to decide in"),
+    "data apply": ("mner.curation.corrections:apply", "a corrected copy of posts, and a patch without their texts"),
+    "data next": ("mner.curation.selection:next_posts", "which unlabelled posts to annotate next"),
     "data download": ("mner.data.download:download", "fetch the public Twitter text"),
     "data convert": ("mner.data.convert:convert", "write posts in another format, dealt out to splits where asked"),
     "data export": ("mner.data.huggingface.writer:export", "data convert with --format huggingface"),
@@ -39,8 +52,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command -> `module:function` and what it does; imported when called, run by jsonargparse from its type hints."""
 
 POSITIONAL = (
-    *("init", "tag", "show", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention", "vocabulary"),
+    *("init", "tag", "show", "calibrate", "export", "demo", "compare", "analyze", "benchmark", "probe", "attention"),
+    *("retrieve", "neighbours", "notes", "relations", "data leakage"),
+    *("ensemble", "vocabulary", "serve", "search"),
     *("data stats", "data verify", "data download", "data convert", "data export", "data agreement"),
+    *("data doubts", "data apply", "data next"),
 )
 """Commands whose required parameters are given by place: files and folders. The others name them all."""
 
@@ -117,7 +133,7 @@ def _run(target: str, arguments: list[str], command: str) -> Any:
 def _joined(function: Callable[..., Any], arguments: list[str]) -> list[str]:
     """`A B C --option …` where the first parameter is a list: jsonargparse wants that list in one argument."""
     first = next(iter(inspect.signature(function).parameters.values()))
-    leading = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    leading = next((place for place, word in enumerate(arguments) if word[:1] == "-" != word), len(arguments))
     if not str(first.annotation).startswith("list[") or not leading:
         return arguments
     return [json.dumps(arguments[:leading]), *arguments[leading:]]

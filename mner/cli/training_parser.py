@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import _paths, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
 from mner.cli.suggestions import Suggesting
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.datamodules.joint import JointDataModule
+from mner.data.formats.lines import Source
 from mner.training.old_names import renamed
 
 _MODE = "yaml_of_any_version"
@@ -25,7 +27,19 @@ _GROUPS = {
     "trainer": "Lightning's Trainer",
 }
 """Part of a config -> title of its options in the help."""
+BUNDLED = {"quickstart": Path(__file__).with_name("quickstart.yaml")}
+"""Configs that come with mner: what `--config` calls them."""
 _LATE = ("checkpoint", "optimizer", "lr_scheduler", "trainer")
+
+
+def _open(path: str, mode: str = "r") -> IO[Any]:
+    if mode != "r":
+        return open(path, mode, encoding=None if "b" in mode else "utf-8")
+    return io.StringIO(Source(path).text)
+
+
+# jsonargparse would read configs in the locale's encoding.
+_paths.open = _open  # type: ignore[attr-defined]
 
 
 def load(text: str) -> Any:
@@ -69,14 +83,23 @@ def _part(group: Any) -> str:
     return places[0] if places and places[0] in _GROUPS and not linked else ""
 
 
-def without_pipes(args: Sequence[str]) -> list[str]:
-    """`args` in which a config that can be read once only, as from `--config <(...)`, is given by its content."""
+def given_configs(args: Sequence[str]) -> list[str]:
+    """`args` in which each config is a file or its content.
+
+    One that can be read once only, as from `--config <(...)`, is given by its content; a name in `BUNDLED`, where the
+    user has no such file, by the file that comes with mner.
+    """
     given = list(args)
     for place, word in enumerate(given):
         name, equals, value = word.partition("=")
         if name not in ("-c", "--config") or (not equals and place + 1 == len(given)):
             continue
         path = Path(value if equals else given[place + 1])
+        found = None
         if path.exists() and not path.is_file() and not path.is_dir():
-            given[place + (not equals)] = ("--config=" if equals else "") + path.read_text(encoding="utf-8")
+            found = Source(path).text
+        elif not path.exists() and str(path) in BUNDLED:
+            found = str(BUNDLED[str(path)])
+        if found is not None:
+            given[place + (not equals)] = ("--config=" if equals else "") + found
     return given

@@ -140,7 +140,8 @@ def collect(files: Mapping[str, Sequence[Record]]) -> Annotations:
     """The annotations of each post, of one file with several annotators or of one file each.
 
     Raises:
-        MNERError: If two annotators have the same post with different texts.
+        MNERError: If two annotators have the same post with different texts, or one of them, or a file beside others,
+            has a post twice.
     """
     found: Annotations = {}
     with_ids = all(record.id or record.key for records in files.values() for record in records)
@@ -150,7 +151,14 @@ def collect(files: Mapping[str, Sequence[Record]]) -> Annotations:
             if record.withheld or not record.labelled:
                 continue
             who = (record.annotator or name) if len(files) == 1 else name
-            post = found.setdefault((record.key or record.id or "") if with_ids else text, {})
+            key = (record.key or record.id or "") if with_ids else text
+            while who in found.get(key, {}):
+                if with_ids:
+                    again = f"post {record.id or record.key!r} twice by {who!r}"
+                    advice = " Annotators of one file are compared when it is given alone." if len(files) > 1 else ""
+                    raise MNERError(f"{name}: found {again}; expected one annotation a post.{advice}")
+                key += "\n"  # a text that comes again is another post
+            post = found.setdefault(key, {})
             if any(text != other for other, _ in post.values()):
                 raise MNERError(f"{name}, post {record.id or record.key!r}: another text than of another annotator")
             post[who] = text, marks

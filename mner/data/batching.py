@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from mner.batch import Batch as Batch  # a public name of mner.data
-from mner.data.dataset import Item
 from mner.data.inputs import cell_boxes
+from mner.data.padding import Item, padded_regions, padded_text
 
 
 class Collate:
@@ -57,39 +57,24 @@ class Collate:
         """Pad `items` into one batch."""
         windows = [1 + len(item.get("rest", ())) for item in items]
         items = [row for item in items for row in _rows(item)]
-        b = len(items)
-        t = max(len(item["token_ids"]) for item in items)
-        w = max(len(item["word_starts"]) for item in items)
-        token_ids = np.full((b, t), self.pad_id, dtype=np.int64)
-        token_mask = np.zeros((b, t), dtype=np.bool_)
-        segment_ids = np.zeros((b, t), dtype=np.int64)
-        word_starts = np.zeros((b, w), dtype=np.int64)
-        word_mask = np.zeros((b, w), dtype=np.bool_)
-        tags = np.zeros((b, w), dtype=np.int64)
-        for row, item in enumerate(items):
-            pieces, starts = item["token_ids"], item["word_starts"]
-            token_ids[row, : len(pieces)] = pieces
-            token_mask[row, : len(pieces)] = True
-            segment_ids[row, item["post_length"] : len(pieces)] = 1
-            word_starts[row, : len(starts)] = starts
-            word_mask[row, : len(starts)] = True
-            if (gold := item["tags"]) is not None:
-                tags[row, : len(gold)] = gold
+        text = padded_text(items, self.pad_id)
         batch = Batch(
-            token_ids=torch.from_numpy(token_ids),
-            token_mask=torch.from_numpy(token_mask),
-            segment_ids=torch.from_numpy(segment_ids),
-            word_starts=torch.from_numpy(word_starts),
-            word_mask=torch.from_numpy(word_mask),
+            token_ids=torch.from_numpy(text["token_ids"]),
+            token_mask=torch.from_numpy(text["token_mask"]),
+            segment_ids=torch.from_numpy(text["segment_ids"]),
+            word_starts=torch.from_numpy(text["word_starts"]),
+            word_mask=torch.from_numpy(text["word_mask"]),
             has_image=self._has_image(items),
             words=[item["example"].words for item in items],
             id=[item["example"].id for item in items],
             image_id=[item["example"].image_id for item in items],
         )
-        if b > len(windows):
+        if "word_ends" in text:
+            batch["word_ends"] = torch.from_numpy(text["word_ends"])
+        if len(items) > len(windows):
             batch["windows"] = windows
         if all(item["tags"] is not None for item in items):
-            batch["tags"] = torch.from_numpy(tags)
+            batch["tags"] = self._tags(items, text["word_mask"].shape)
         if self.labels is not None:
             batch["labels"] = self.labels
         if self.tokenizer is not None:
@@ -97,10 +82,19 @@ class Collate:
         if self.image_shape is not None:
             self._put_images(batch, items, self.image_shape)
         if self.region_width is not None:
-            batch["regions"], batch["region_mask"] = self._regions(items, self.region_width)
+            regions, region_mask = padded_regions(items, self.region_width)
+            batch["regions"], batch["region_mask"] = torch.from_numpy(regions), torch.from_numpy(region_mask)
         if self.needs:
             self._put_needed(batch, items)
         return batch
+
+    @staticmethod
+    def _tags(items: Sequence[Item], shape: tuple[int, ...]) -> Tensor:
+        tags = np.zeros(shape, dtype=np.int64)
+        for row, item in enumerate(items):
+            if (gold := item["tags"]) is not None:
+                tags[row, : len(gold)] = gold
+        return torch.from_numpy(tags)  # (b, w)
 
     @staticmethod
     def _has_image(items: Sequence[Item]) -> Tensor:
@@ -172,21 +166,6 @@ class Collate:
                 for number, (start, end) in enumerate(pairwise(bounds.tolist()), start=1):
                     found[row, start:end] = number
         return found
-
-    @staticmethod
-    def _regions(items: Sequence[Item], width: int) -> tuple[Tensor, Tensor]:
-        found = [item.get("regions") for item in items]
-        # One slot at least: a post without image gets its learned vector there.
-        r = max([1, *(len(regions) for regions in found if regions is not None)])
-        # As stored: float16 is half as much to copy, and the model casts it on its device.
-        dtype = next((regions.dtype for regions in found if regions is not None), np.dtype(np.float32))
-        stacked = np.zeros((len(items), r, width), dtype=dtype)
-        mask = np.zeros((len(items), r), dtype=np.bool_)
-        for row, regions in enumerate(found):
-            if regions is not None:
-                stacked[row, : len(regions)] = regions
-                mask[row, : len(regions)] = True
-        return torch.from_numpy(stacked), torch.from_numpy(mask)  # (b, r, f), (b, r)
 
 
 _OF_IMAGE = ("image", "image_mask", "regions", "boxes", "scores", "groups", "object_names", "relation")

@@ -6,7 +6,7 @@ import random
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from mner.data.examples import Example
 from mner.data.inputs import PostInputs, Regions, join_regions, stored_regions
+from mner.data.padding import Item as Item
 from mner.data.tokenizer import PostTokenizer
 from mner.data.windows import encode_windows
 
@@ -28,26 +29,6 @@ CHUNK = 20_000
 
 KNOWN = 200_000
 """Distinct words and texts whose pieces are kept from one chunk to the next; a million tweets have far more."""
-
-
-class Item(TypedDict, total=False):
-    """One post as `Collate` takes it; see `Batch` for the fields. Of a longer one it is the first window."""
-
-    token_ids: NDArray[np.int32]  # (t,)
-    post_length: int
-    bounds: NDArray[np.int32] | None  # where the first text beside the post begins, and where each ends
-    word_starts: NDArray[np.int32]  # (w,)
-    tags: NDArray[np.int32] | None  # (w,)
-    image: Tensor | None  # (3, s, s), or (n, 3, s, s) of a post with several; None where it is missing or broken
-    image_mask: NDArray[np.bool_] | None  # (n,) which of several are there
-    regions: NDArray[np.floating] | None  # (r, f)
-    boxes: NDArray[np.float32] | None  # (r, 4) in 0..1; this and what follows only where it is needed
-    scores: NDArray[np.float32] | None  # (r,)
-    groups: NDArray[np.int64] | None  # (r,)
-    object_names: list[str]
-    relation: float
-    example: Example
-    rest: list[Item]  # further windows, without image and regions, which are those of the first
 
 
 class MNERDataset(Dataset[Item]):
@@ -133,6 +114,7 @@ class MNERDataset(Dataset[Item]):
             post_length=post_length,
             bounds=bounds,
             word_starts=self._word_starts[word_start:word_end],
+            words_end=int(self._words_ends[row]),
             tags=None if example.tags is None else self._tags[word_start:word_end],
             image=None,
             regions=None,
@@ -162,7 +144,7 @@ class MNERDataset(Dataset[Item]):
 
     def _tokenize(self, tokenizer: PostTokenizer) -> None:
         # Flat and growing: an array object for each of a million posts would take more memory than what is in it.
-        ids, starts, post_lengths, bounds = array("i"), array("i"), array("i"), array("i")
+        ids, starts, post_lengths, bounds, words_ends = (array("i") for _ in range(5))
         texts = max((len(example.context) for example in self.examples), default=0)
         token_ends, word_ends, row_ends = array("q", [0]), array("q", [0]), array("q", [0])
         for begin in range(0, len(self.examples), CHUNK):
@@ -173,18 +155,19 @@ class MNERDataset(Dataset[Item]):
                 (text for example in chunk for text in example.context if text),
             )
             for example in chunk:
-                for pieces, word_starts, post_length, ends, _ in encode_windows(
-                    tokenizer, example.words, example.context, known
-                ):
+                for window in encode_windows(tokenizer, example.words, example.context, known):
                     if texts > 1:  # of one text, segments tell all
-                        bounds.extend(ends + ends[-1:] * (texts - len(example.context)))
-                    ids.extend(pieces)
-                    starts.extend(word_starts)
-                    post_lengths.append(post_length)
+                        bounds.extend(window.bounds + window.bounds[-1:] * (texts - len(example.context)))
+                    ids.extend(window.ids)
+                    starts.extend(window.word_starts)
+                    post_lengths.append(window.post_length)
+                    words_ends.append(window.words_end)
                     token_ends.append(len(ids))
                     word_ends.append(len(starts))
                 row_ends.append(len(post_lengths))
-        self._token_ids, self._word_starts, self._post_lengths = map(_int32, (ids, starts, post_lengths))
+        self._token_ids, self._word_starts, self._post_lengths, self._words_ends = map(
+            _int32, (ids, starts, post_lengths, words_ends)
+        )
         self._bounds = _int32(bounds).reshape(-1, texts + 1) if texts > 1 else None
         self._token_ends, self._word_ends, self._row_ends = (
             np.frombuffer(ends, dtype=np.int64) for ends in (token_ends, word_ends, row_ends)

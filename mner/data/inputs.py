@@ -7,7 +7,7 @@
     | `boxes` | `region_boxes` (b, r, 4) | stored regions; of a grid, its cells |
     | `scores` | `region_scores` (b, r) | stored regions; 1 for the cells of a grid |
     | `object_names` | `object_names`, b lists | option `object_names`, stored regions, or a context called `tags` |
-    | `relation` | `relation` (b,) | option `relations`, a file |
+    | `relation` | `relation` (b,) | option `relations`, a file (`mner relations`) |
     | `groups` | `region_group` (b, r) | which image of a post, or which crop of an image, a region is of |
     | `contexts` | `context_ids` (b, t) | which source of the option `context` a piece is of; two sources or more |
 """
@@ -26,6 +26,8 @@ from mner.data.formats.context import find_text
 from mner.data.formats.images import image_key
 
 NEEDS = frozenset({"boxes", "scores", "object_names", "relation", "groups", "contexts"})
+TAGS = "tags"
+"""The context source whose texts are names of objects."""
 OF_REGIONS = frozenset({"boxes", "scores", "groups"})
 """Those that have a value for each region."""
 
@@ -174,3 +176,13 @@ class PostInputs:
         known = self.relations or {}
         values = [known[key] for image_id in post.image_ids if (key := image_key(image_id)) in known]
         return float(np.mean(values)) if values else float("nan")
+
+
+def described(data: Mapping[str, Any], label_set: str | None) -> dict[str, Any]:
+    """What a checkpoint says of its data; of a label set's own, where it was trained with several.
+
+    Args:
+        data: What `describe` gave.
+        label_set: The set's name; None for a model with one list of labels.
+    """
+    return {**data, **data.get("label_sets", {}).get(label_set, {})}

@@ -56,7 +56,8 @@ def _check_needs(module: Served, data: MNERDataModule) -> None:
     if "relation" in data.needs and data.relations is None:
         raise DataNotFoundError(
             f"{name} needs relation, but {source} has no values: give it `relations`, a file with a line "
-            "image_id<TAB>value for each image, 0 where it adds nothing to the text and 1 where it does"
+            "image_id<TAB>value for each image, 0 where it adds nothing to the text and 1 where it does (`mner "
+            "relations POSTS --images … --out … --model …` writes how far each matches its text)"
         )
     if "contexts" in data.needs and len(data.context_names) < 2:
         raise DataNotFoundError(

@@ -85,7 +85,8 @@ def find_posts(root: str | PathLike[str]) -> dict[str, Path]:
         return find_splits(place)
     except DataNotFoundError:
         files = [file for file in sorted(place.iterdir()) if file.is_file() and file.suffix.lower() in _SUFFIXES]
-        files = [file for file in files if not file.name.startswith(".")]  # .mner.json and its like
+        ours = (".mner.json", ".patch.json")  # what an output was begun with, corrections
+        files = [file for file in files if not (file.name.startswith(".") or file.name.endswith(ours))]
         files = [file for file in files if file.suffix != ".txt" or file.with_suffix(".ann") not in files]
         files = [file for file in files if not file.stem.lower().startswith(CONTEXT_FOLDERS)]  # captions.jsonl
         if len(files) != 1:
@@ -95,9 +96,10 @@ def find_posts(root: str | PathLike[str]) -> dict[str, Path]:
 
 def is_posts(place: Path) -> bool:
     """Whether a folder is posts itself: of brat, or a split that `save_to_disk` wrote."""
-    return is_saved_dataset(Source(place)) or (next(place.glob("*.ann"), None) is not None and not any(
-        (place / f"{name}.ann").exists() for names in SPLIT_NAMES.values() for name in names
-    ))
+    return is_saved_dataset(Source(place)) or (
+        next(place.glob("*.ann"), None) is not None
+        and not any((place / f"{name}.ann").exists() for names in SPLIT_NAMES.values() for name in names)
+    )
 
 
 def find_images(root: str | PathLike[str], split: str) -> Path | None:

@@ -36,7 +36,7 @@ def by_group(posts: Sequence[Example], shares: Mapping[str, float], seed: int = 
     wanted = {name: share for name, share in shares.items() if share > 0}
     if not wanted or set(wanted) - set(SPLITS):
         raise ValueError(f"Expected shares over 0 of {SPLITS}, but got {dict(shares)}")
-    groups = _groups(posts)
+    groups = groups_of(posts)
     order = np.random.default_rng(seed).permutation(len(groups))
     order = order[np.argsort([-len(groups[place]) for place in order], kind="stable")]
     total = sum(wanted.values())
@@ -49,7 +49,8 @@ def by_group(posts: Sequence[Example], shares: Mapping[str, float], seed: int = 
     return {name: [posts[place] for place in sorted(places)] for name, places in found.items()}
 
 
-def _groups(posts: Sequence[Example]) -> list[list[int]]:
+def groups_of(posts: Sequence[Example]) -> list[list[int]]:
+    """Places of posts that belong together: of one image, or of nearly the same text."""
     parent = list(range(len(posts)))
 
     def root(place: int) -> int:
@@ -62,10 +63,9 @@ def _groups(posts: Sequence[Example]) -> list[list[int]]:
     for place, post in enumerate(posts):
         for image in post.image_ids:
             parent[root(place)] = root(first.setdefault(image, place))
-    pieces = [_pieces(" ".join(post.words)) for post in posts]
+    pieces = [text_pieces(" ".join(post.words)) for post in posts]
     for one, other in _candidates(pieces):
-        both = len(pieces[one] & pieces[other])
-        if root(one) != root(other) and both >= ALIKE * (len(pieces[one]) + len(pieces[other]) - both):
+        if root(one) != root(other) and near_duplicates(pieces[one], pieces[other]):
             parent[root(one)] = root(other)
     groups = defaultdict(list)
     for place in range(len(posts)):
@@ -73,7 +73,18 @@ def _groups(posts: Sequence[Example]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _pieces(text: str) -> frozenset[int]:
+def near_duplicates(one: frozenset[int], other: frozenset[int]) -> bool:
+    """Whether two texts, given by their `text_pieces`, have a share of `ALIKE` of their pieces in common.
+
+    >>> near_duplicates(text_pieces("Rain in Oslo"), text_pieces("RT @bo: rain in Oslo http://t.co/1"))
+    True
+    """
+    both = len(one & other)
+    return both >= ALIKE * (len(one) + len(other) - both)
+
+
+def text_pieces(text: str) -> frozenset[int]:
+    """Checksums of the pieces of four characters of a text without URLs, users and signs."""
     bare = " ".join(_DROPPED.sub(" ", text.lower()).split()) or text
     return frozenset(
         zlib.crc32(bare[place : place + _SIZE].encode(errors="replace"))

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain
@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mner.data.word_pieces import IDS_ALONE, pieces_as_in_text, some_piece, special_tokens, without_format_characters
+from mner.data.word_pieces import (
+    IDS_ALONE,
+    pieces_as_in_text,
+    some_piece,
+    some_words,
+    special_tokens,
+    without_format_characters,
+)
 from mner.data.word_splitter import readable
 from mner.errors import CheckpointError
 from mner.files import locate
@@ -73,20 +80,24 @@ class PostTokenizer:
         max_length: Most pieces of post and context together; None for what the tokeniser declares. Context is cut
             first; then words keep fewer pieces each (only a word's first piece is ever tagged).
         replace_urls: Word that stands for every URL, or None to leave them. URLs are a third of a tweet's pieces.
+        plain: Whether to read `tokenizer.json` alone, without the class that transformers has for this tokeniser, whose
+            import takes torch with it. For those that `is_plain` said it of.
 
     Raises:
         CheckpointError: If there is a model but no vocabulary, of which transformers says nothing.
     """
 
-    def __init__(self, name: str, max_length: int | None = None, replace_urls: str | None = None) -> None:
-        self.tokenizer = _load(name)
+    def __init__(
+        self, name: str, max_length: int | None = None, replace_urls: str | None = None, plain: bool = False
+    ) -> None:
+        self.tokenizer = _load(name, plain)
         if len(self.tokenizer) <= len(self.tokenizer.all_special_tokens):
             raise CheckpointError(
                 f"Expected a tokeniser at {name!r}, but there is no vocabulary: every word would be unknown. Give the "
                 "data module the `tokenizer` that the encoder was trained with (VisualBERT: bert-base-uncased)"
             )
         if _needs_prefix_space(self.tokenizer):
-            self.tokenizer = _load(name, add_prefix_space=True)
+            self.tokenizer = _load(name, plain, add_prefix_space=True)
         declared = self.tokenizer.model_max_length
         if not isinstance(declared, (int, float)) or declared < 1:
             raise CheckpointError(f"Expected a number of pieces that the tokeniser at {name!r} takes, got {declared!r}")
@@ -177,6 +188,11 @@ class PostTokenizer:
         """Most words of a post: the pieces that fit beside the special tokens."""
         return self.max_length - len(self._before) - len(self._single_after)
 
+    @property
+    def closing(self) -> int:
+        """Special pieces behind a post's words: the last word ends so many before the post does."""
+        return len(self._single_after)
+
     def check_fits(self, size: int | None) -> None:
         """Whether the pieces that every post has are among those that an encoder knows; None: nothing is known of it.
 
@@ -219,9 +235,29 @@ class PostTokenizer:
             self.tokenizer.save_pretrained(folder)
             return {path.name: read_kept(path) for path in sorted(Path(folder).iterdir()) if path.is_file()}
 
+    def is_plain(self) -> bool:
+        """Whether its `tokenizer.json` alone makes the same pieces; tried on words of many scripts."""
+        files = self.files()
+        if "tokenizer.json" not in files:
+            return False
+        try:
+            other = self.from_files(files, self.max_length, self.replace_urls, plain=True)
+        except CheckpointError:
+            return False
+        words = list(some_words(self.tokenizer))[: self.room]
+        said = [
+            (one.fingerprint, one.pad_id, one.room, one.encode(words, [" ".join(words)]).ids.tolist())
+            for one in (self, other)
+        ]
+        return said[0] == said[1]
+
     @classmethod
     def from_files(
-        cls, files: dict[str, str], max_length: int | None = None, replace_urls: str | None = None
+        cls,
+        files: dict[str, str],
+        max_length: int | None = None,
+        replace_urls: str | None = None,
+        plain: bool = False,
     ) -> PostTokenizer:
         """A tokeniser from what `files` gave."""
         with TemporaryDirectory() as folder:
@@ -229,7 +265,7 @@ class PostTokenizer:
                 if Path(name).name != name:
                     raise ValueError(f"Expected plain names of tokeniser files, but got {name!r}")
                 write_kept(Path(folder) / name, content)
-            return cls(folder, max_length, replace_urls)
+            return cls(folder, max_length, replace_urls, plain)
 
     def limit_to(self, pieces: int | None) -> None:
         """Take no more pieces than an encoder has places for; None: it has no limit."""
@@ -240,35 +276,6 @@ class PostTokenizer:
     def _shown(self, word: str) -> str:
         word = readable(word[:MAX_WORD])
         return self.replace_urls if self.replace_urls is not None and URL.fullmatch(word) else word
-
-
-def encoder_limit(config: Mapping[str, Any]) -> int | None:
-    """Most pieces of a text encoder by its configuration; for a model that is there, `TextEncoder.piece_limit` says it.
-
-    >>> encoder_limit({"model_type": "roberta", "max_position_embeddings": 130, "pad_token_id": 1})
-    128
-    """
-    places = config.get("max_position_embeddings")
-    if not isinstance(places, int) or places < 1:
-        return None
-    begins_behind_padding = config.get("model_type") in _BEHIND_PADDING
-    return places - (int(config.get("pad_token_id") or 0) + 1) * begins_behind_padding
-
-
-def encoder_config(encoder: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of a text encoder that is given by it, or by a folder; of one elsewhere nothing is known."""
-    if not isinstance(encoder, str):
-        return encoder
-    path = Path(locate(encoder)) / "config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return config
-
-
-_BEHIND_PADDING = (
-    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "xmod", "data2vec-text"),
-    *("longformer", "mpnet", "ibert", "luke", "markuplm"),
-)
-"""Kinds of models that count positions from behind the padding index."""
 
 
 def read_kept(path: Path) -> str:
@@ -290,12 +297,13 @@ def write_kept(path: Path, content: str) -> None:
     path.write_bytes(base64.b64decode(content.removeprefix(BINARY)) if binary else content.encode())
 
 
-def _load(name: str, **options: Any) -> Any:
+def _load(name: str, plain: bool, **options: Any) -> Any:
     """The tokeniser, but no code of its own: transformers would ask about it on standard input, where posts may be."""
-    from transformers import AutoTokenizer
+    import transformers
 
+    loader: Any = transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False, **options)
+        tokenizer = loader.from_pretrained(locate(name), trust_remote_code=False, **options)
         tokenizer("\U0010ffff")  # one whose unknown piece is not in its vocabulary says so only then
         return tokenizer
     except OSError:  # not there; it says what it looked for

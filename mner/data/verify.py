@@ -179,14 +179,17 @@ def verify_command(
     for name, file in files.items():
         try:
             splits[name] = read_posts(file, format, reading=reading)
-            texts = {} if name == ONE else find_context(root, name)
+            # One file in a folder is dealt out: what lies beside it is for all of its posts, those of train, too.
+            texts = find_context(root, "train" if name == ONE else name) if root.is_dir() else {}
             context[name] = {source: read_context(path) for source, path in texts.items()}
         except DataFormatError as error:
             faults.append(str(error))
-    folders = {name: images or (None if name == ONE else find_images(root, name)) for name in splits}
+    found = {name: find_images(root, "train" if name == ONE else name) for name in splits if root.is_dir()}
+    folders = {name: images or found.get(name) for name in splits}
     length: dict[str, int] = {}
     if text_encoder is not None:
-        from mner.data.tokenizer import PostTokenizer, encoder_config, encoder_limit
+        from mner.data.encoder_limit import encoder_config, encoder_limit
+        from mner.data.tokenizer import PostTokenizer
 
         tokenizer = PostTokenizer(text_encoder)
         tokenizer.limit_to(encoder_limit(encoder_config(text_encoder)))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, chain, pairwise
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from mner.batch import Batch
 from mner.data.tokenizer import Known, PostTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Window = tuple[int, int]
 
@@ -69,6 +68,7 @@ class WindowPieces(NamedTuple):
         post_length: How many of `ids` are not context.
         bounds: Where the first text of the context begins, and where each ends.
         words: The words that it answers for: start and end in the post.
+        words_end: Where the pieces of the last of those words end; each other word ends where the next one begins.
     """
 
     ids: list[int]
@@ -76,6 +76,7 @@ class WindowPieces(NamedTuple):
     post_length: int
     bounds: list[int]
     words: Window
+    words_end: int
 
 
 def encode_windows(
@@ -95,13 +96,18 @@ def encode_windows(
         known: Pieces, as `tokenizer.learn` gave them.
     """
     if len(words) <= tokenizer.room:
-        return [WindowPieces(*tokenizer.encode_plain(words, context, known), (0, len(words)))]
+        ids, starts, post_length, bounds = tokenizer.encode_plain(words, context, known)
+        return [WindowPieces(ids, starts, post_length, bounds, (0, len(words)), post_length - tokenizer.closing)]
     sizes = [len(known.words[word]) for word in words]
     places = windows(sizes, tokenizer.room, 0.75 if any(context) else 1.0)
     found = []
     for (start, end), (begin, until) in zip(places, kept(places), strict=True):
         ids, starts, post_length, bounds = tokenizer.encode_plain(words[start:end], context, known)
-        found.append(WindowPieces(ids, starts[begin - start : until - start], post_length, bounds, (begin, until)))
+        own, words_end = (
+            starts[begin - start : until - start],
+            [*starts, post_length - tokenizer.closing][until - start],
+        )
+        found.append(WindowPieces(ids, own, post_length, bounds, (begin, until), words_end))
     return found
 
 
@@ -117,6 +123,9 @@ def whole_posts(scores: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
     """
     if "windows" not in batch:
         return scores, batch
+    import torch  # an exported model cuts its posts into windows without
+    from torch.nn.utils.rnn import pad_sequence
+
     lengths = batch["word_mask"].sum(1).tolist()
     ends = list(accumulate(batch["windows"]))
     rows = [range(end - count, end) for end, count in zip(ends, batch["windows"], strict=True)]

@@ -53,7 +53,7 @@ def pieces_as_in_text(tokenizer: Any) -> Way:
     def spaced(words: Sequence[str]) -> list[Ids]:
         return _ids(tokenizer, [f" {word}" for word in words])
 
-    probes = list(_probes(tokenizer))
+    probes = list(some_words(tokenizer))
     behind = next((way for anchor in probes if (way := _behind(tokenizer, anchor, probes)) is not None), None)
     if behind is None:  # words share pieces: there is nothing to compare with
         return listed
@@ -67,7 +67,7 @@ def special_tokens(tokenizer: Any) -> SpecialTokens:
     Raises:
         CheckpointError: If there are no two such texts.
     """
-    for one, two in permutations(_probes(tokenizer), 2):
+    for one, two in permutations(some_words(tokenizer), 2):
         first, second = _ids(tokenizer, [one, two])
         single, pair = list(tokenizer(one)["input_ids"]), list(tokenizer(one, two)["input_ids"])
         alone, start, end = _place(first, single), _place(first, pair), _place(second[::-1], pair[::-1])
@@ -86,7 +86,7 @@ def some_piece(tokenizer: Any) -> int:
     """The unknown piece, or any piece for a tokeniser that knows everything."""
     if tokenizer.unk_token_id is not None:
         return int(tokenizer.unk_token_id)
-    return next(ids[0] for ids in _ids(tokenizer, list(_probes(tokenizer))) if ids)
+    return next(ids[0] for ids in _ids(tokenizer, list(some_words(tokenizer))) if ids)
 
 
 def without_format_characters(word: str) -> str:
@@ -102,7 +102,7 @@ def _ids(tokenizer: Any, texts: list[str]) -> list[Ids]:
     return [tuple(row) for row in tokenizer(texts, **IDS_ALONE)["input_ids"]]
 
 
-def _probes(tokenizer: Any) -> Iterator[str]:
+def some_words(tokenizer: Any) -> Iterator[str]:
     """Words of many scripts, and some of the vocabulary itself, whatever its script is."""
     yield from _WORDS
     size = len(tokenizer)

@@ -64,6 +64,12 @@ def characters_to_ids(words: Sequence[Sequence[str]], length: int | None = None)
     return torch.from_numpy(ids[:, :, : max(used, 1)].astype(np.int64))
 
 
+def padded_characters(words: Sequence[Sequence[str]], length: int) -> Tensor:
+    """Ids (b, w, c) with two columns at least: torch.export takes a size of 1 for fixed."""
+    ids = characters_to_ids(words, length)
+    return nn.functional.pad(ids, (0, max(0, 2 - ids.shape[-1])))
+
+
 def batch_characters(batch: Batch) -> Tensor:
     """The characters of a batch's words (b, w, c): those it brings (a graph reads no words), or made of its words."""
     ids = batch.get("characters")

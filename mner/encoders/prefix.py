@@ -215,12 +215,13 @@ def _lengthened(
     prefix: _Prefix | None = getattr(module, _SLOT, None)
     if prefix is None:
         return key, value, mask
-    if len(prefix.keys) != len(key):
-        raise ValueError(f"Expected a batch of the prefix's size {len(prefix.keys)}, but the model got {len(key)}")
+    size, given = prefix.keys.shape[0], key.shape[0]  # `len` would hold an exported graph to one size
+    if size != given:
+        raise ValueError(f"Expected a batch of the prefix's size {size}, but the model got {given}")
     prefix.taken = True
     if mask is None:
         mask = key.new_ones(1, 1, 1, key.shape[2], dtype=torch.bool)
-    shape = (len(key), mask.shape[1], query.shape[2], -1)
+    shape = (given, mask.shape[1], query.shape[2], -1)
     front = prefix.mask[:, None, None]  # (b, 1, 1, p)
     if mask.dtype != torch.bool:
         front = mask.new_zeros(front.shape).masked_fill(~front, -torch.inf)

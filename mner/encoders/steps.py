@@ -79,6 +79,33 @@ def layers(model: Any) -> list[nn.Module]:
     return [_Opened(layer) for layer in found] if model.config.model_type == "visual_bert" else found
 
 
+def stack(model: Any) -> list[nn.Module]:
+    """The layers of a transformers model, first to last, for what need not run them one by one: their weights.
+
+    These are found in more kinds of models than `layers` can run: DeBERTa, MPNet, ModernBERT, T5 and BART among them.
+
+    Raises:
+        ValueError: If it is not clear which parts are the layers, as where all layers share one's weights (ALBERT).
+    """
+    config = getattr(model, "config", None)
+    wanted = {getattr(config, name, None) for name in ("num_hidden_layers", "num_layers", "n_layers", "encoder_layers")}
+    names = ("layer", "layers", "block")
+    found = [
+        part
+        for name, part in model.named_modules()
+        if isinstance(part, nn.ModuleList) and name.rpartition(".")[2] in names and len(part) in wanted
+    ]
+    inner = {id(part) for outer in found for part in outer.modules() if part is not outer}  # T5's blocks have `layer`
+    found = [part for part in found if id(part) not in inner]
+    if len(found) != 1:
+        raise ValueError(
+            "Expected a text encoder that is a stack of layers, each with weights of its own, but "
+            f"{type(model).__name__} of kind {getattr(config, 'model_type', None)!r} has {len(found)} such stacks; "
+            "choose another encoder"
+        )
+    return list(found[0])
+
+
 def check(model: Any) -> str:
     """The kind of a model that can be taken apart, its `model_type`.
 

@@ -6,27 +6,29 @@ Of encoder-decoders (T5, BART and their kin) the encoder is used, and the decode
 from __future__ import annotations
 
 import inspect
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
 
 from mner.batch import Batch
 from mner.encoders import prefix, steps
 from mner.encoders.characters import batch_characters
+from mner.encoders.frozen import FrozenLayers
 from mner.encoders.lora import Adapters, add_adapters, merge_adapters
-from mner.encoders.own_model import CLASS, is_import_path, own_model
-from mner.encoders.visual_bert import MODEL_TYPE, load_visual_bert, visual_parameters
+from mner.encoders.models import build_model, check_reads_text, encoder_of
+from mner.encoders.visual_bert import MODEL_TYPE, visual_parameters
 from mner.encoders.word_level import MODEL_TYPE as WORD_LEVEL
-from mner.encoders.word_level import load_word_level
-from mner.errors import CheckpointError
-from mner.files import TINY, locate
+from mner.encoders.word_parts import LayerMix, PieceMean, WordReader, WordSpelling, WordVectors
+from mner.files import TINY
 from mner.nn.masking import first_pieces
 
 ADAPTERS = "mner_adapters"
 """Key of the configuration under which checkpoints say that the encoder has adapters."""
+WORD_VECTORS = "mner_word_vectors"
+"""Key under which they say that its layers become vectors of words otherwise than by default."""
 
 
 class TextEncoder(nn.Module):
@@ -40,6 +42,9 @@ class TextEncoder(nn.Module):
         width: d, the width of its vectors.
         reads_characters: Whether it is a word-level encoder that `words` gives characters to.
         adapters: What its LoRA adapters are like, or None without.
+        word_vectors: How its layers become vectors of words.
+        parts: What is learnt for that, beside the model; empty by default.
+        frozen: Its lower layers, where they do not learn.
 
     Shapes:
         - `token_ids`, `token_mask`, `segment_ids`: (b, t)
@@ -57,10 +62,10 @@ class TextEncoder(nn.Module):
 
     def __init__(self, name: str | dict[str, Any] = TINY) -> None:
         super().__init__()
-        whole = _build(name)
+        whole = build_model(_without_ours(name))
         self._config: Any = whole.config  # from which the whole model can be built again
-        self.model: Any = _encoder_of(whole)
-        _check_reads_text(self.model, whole.config.model_type)
+        self.model: Any = encoder_of(whole)
+        check_reads_text(self.model, whole.config.model_type)
         # The pooler is never used here; a parameter without gradient would stop distributed training.
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
@@ -78,14 +83,21 @@ class TextEncoder(nn.Module):
         if config.model_type == WORD_LEVEL:
             self.model.embedding.weight.requires_grad_(not config.freeze_words)
         self.adapters: Adapters | None = None
+        self.frozen: FrozenLayers | None = None
+        self._is_prefixed = False
         if isinstance(name, dict) and name.get(ADAPTERS):
             self.adapt(Adapters(**{**name[ADAPTERS], "layers": tuple(name[ADAPTERS]["layers"])}))
+        self.word_vectors, self.parts = WordVectors(), nn.ModuleDict()
+        if isinstance(name, dict) and name.get(WORD_VECTORS):
+            self.make_words(WordVectors(**name[WORD_VECTORS]))
 
     @property
     def config(self) -> dict[str, Any]:
         """The model's configuration as plain data, enough to build it again without its weights."""
         config: dict[str, Any] = self._config.to_dict()
-        return config if self.adapters is None else {**config, ADAPTERS: self.adapters.plain()}
+        added = {} if self.adapters is None else {ADAPTERS: self.adapters.plain()}
+        vectors = self.word_vectors.plain()
+        return {**config, **added, **({WORD_VECTORS: vectors} if vectors else {})}
 
     def adapt(self, adapters: Adapters) -> None:
         """Freeze the model and put LoRA adapters into it, which learn instead. It computes the same at first.
@@ -96,6 +108,8 @@ class TextEncoder(nn.Module):
         """
         if self.model.config.model_type == WORD_LEVEL:
             raise ValueError("A word-level encoder is trained whole and takes no LoRA adapters; leave LoRA out")
+        if self.frozen is not None:
+            raise ValueError("LoRA freezes the whole text encoder but for its adapters; leave `freeze_layers` out")
         if self.adapters is not None:
             raise ValueError("Expected a text encoder without adapters, but it has some; `merge` them first")
         add_adapters(self.model, adapters)
@@ -107,11 +121,61 @@ class TextEncoder(nn.Module):
             merge_adapters(self.model)
             self.adapters = None
 
-    def forward(self, token_ids: Tensor, token_mask: Tensor, segment_ids: Tensor, **more: Tensor) -> Tensor:
+    def freeze(self, layers: int, limit: int = 0) -> None:
+        """Keep embeddings and first layers as they are, without dropout; up to `limit` bytes of their states are kept.
+
+        Kept states are for training, where a strategy runs the model as a whole and nobody looks at what is below. In
+        all other cases the layers are run; that they do not learn saves their backward pass either way.
+
+        Raises:
+            ValueError: If the encoder has fewer layers or cannot be taken apart.
+        """
+        self.frozen = FrozenLayers(self.model, layers, limit)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; layers that are frozen have no dropout."""
+        super().train(mode)
+        if self.frozen is not None:
+            self.frozen.without_dropout(self.model)
+        return self
+
+    def make_words(self, vectors: WordVectors) -> None:
+        """Make vectors of words as `vectors` says from now on. Parts that are there already stay, with their weights.
+
+        Raises:
+            ValueError: If layers are to be mixed and the encoder does not give them.
+        """
+        if vectors.mix and "mix" not in self.parts:
+            accepted = inspect.signature(self.model.forward).parameters
+            gives = "output_hidden_states" in accepted or any(one.kind is one.VAR_KEYWORD for one in accepted.values())
+            count = getattr(self.model.config, "num_hidden_layers", None)
+            if not gives or not isinstance(count, int) or self.model.config.model_type == WORD_LEVEL:
+                raise ValueError(
+                    f"Expected a text encoder that gives the states of all its layers, but {type(self.model).__name__} "
+                    "does not; leave the mix of layers out"
+                )
+            self.parts["mix"] = LayerMix(count + 1)
+        if vectors.mean and "pieces" not in self.parts:
+            self.parts["pieces"] = PieceMean()
+        if vectors.characters and "characters" not in self.parts:
+            self.parts["characters"] = WordSpelling(self.width, vectors.characters, vectors.character_kind)
+        if vectors.hidden and "reader" not in self.parts:
+            self.parts["reader"] = WordReader(self.width, vectors.hidden, vectors.reader_layers)
+        self.parts.to(next(self.model.parameters()).device)
+        self.word_vectors = vectors
+
+    def forward(self, token_ids: Tensor, token_mask: Tensor, segment_ids: Tensor, **more: Any) -> Tensor:
         """Encode word pieces; `more` is for the model, as it is."""
+        plain = self.training and not (more or self.word_vectors.mix or self._is_prefixed)
+        if self.frozen is not None and self.frozen.limit and plain and not self.frozen.watched(self.model):
+            return self.frozen(self.model, token_ids, token_mask, segment_ids if self.has_segments else None)
         if self.has_segments:
             more["token_type_ids"] = segment_ids
-        states: Tensor = self.model(input_ids=token_ids, attention_mask=token_mask.long(), **more).last_hidden_state
+        if self.word_vectors.mix:
+            more["output_hidden_states"] = True
+        output = self.model(input_ids=token_ids, attention_mask=token_mask.long(), **more)
+        states: Tensor = self.parts["mix"](output.hidden_states) if self.word_vectors.mix else output.last_hidden_state
         return states  # (b, t, d)
 
     @property
@@ -120,12 +184,33 @@ class TextEncoder(nn.Module):
         return piece_limit(self.model)
 
     def words(self, batch: Batch) -> Tensor:
-        """The words of a batch (b, w, d): the first piece of each. A word-level encoder reads their characters too."""
+        """The words of a batch (b, w, d): the first piece of each, unless `word_vectors` says otherwise.
+
+        A word-level encoder reads their characters too.
+        """
         more: dict[str, Tensor] = {}
         if self.reads_characters:
             more = {"characters": batch_characters(batch), "word_starts": batch["word_starts"]}
-        states = self(batch["token_ids"], batch["token_mask"], batch["segment_ids"], **more)
+        return self.pool(self(batch["token_ids"], batch["token_mask"], batch["segment_ids"], **more), batch)
+
+    def pool(self, states: Tensor, batch: Batch) -> Tensor:
+        """The words (b, w, d) of pieces (b, t, d), for strategies that run the layers themselves."""
+        return self.read(self.gather(states, batch), batch)
+
+    def gather(self, states: Tensor, batch: Batch) -> Tensor:
+        """The first piece of each word, or the mean of its pieces: (b, t, d) -> (b, w, d). `read` is what follows."""
+        if self.word_vectors.mean:
+            means: Tensor = self.parts["pieces"](states, batch)
+            return means
         return first_pieces(states, batch["word_starts"])
+
+    def read(self, words: Tensor, batch: Batch) -> Tensor:
+        """What `word_vectors` puts behind the layers, on words (b, w, d); by default they stay as they are."""
+        if self.word_vectors.characters:
+            words = self.parts["characters"](words, batch)
+        if self.word_vectors.hidden:
+            words = self.parts["reader"](words, batch["word_mask"])
+        return words
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -160,12 +245,18 @@ class TextEncoder(nn.Module):
         """The mask of layers for states (b, t + r, d) to which something was added, with its own mask (b, t + r)."""
         return steps.layer_mask(self.model, states, mask)
 
-    def prefixed(self, keys: prefix.Layers, values: prefix.Layers, mask: Tensor) -> AbstractContextManager[None]:
+    @contextmanager
+    def prefixed(self, keys: prefix.Layers, values: prefix.Layers, mask: Tensor) -> Iterator[None]:
         """A block within which each layer attends to a prefix (layers, b, heads, p, d / heads), masked by (b, p).
 
         `mner.encoders.prefix.prefixed` says more, and which encoders take one.
         """
-        return prefix.prefixed(self.model, keys, values, mask)
+        with prefix.prefixed(self.model, keys, values, mask):
+            self._is_prefixed = True
+            try:
+                yield
+            finally:
+                self._is_prefixed = False
 
 
 def piece_limit(model: Any) -> int | None:
@@ -194,74 +285,12 @@ def piece_limit(model: Any) -> int | None:
     return min(limit, getattr(model.config, "max_position_embeddings", limit))
 
 
+_OURS = (ADAPTERS, WORD_VECTORS)
+"""What is not for transformers in a stored configuration."""
+
 _PLACES = ("position_embeddings", "embed_positions")
 """What models call their table of positions."""
 
 
-def _encoder_of(model: Any) -> Any:
-    """The encoder of an encoder-decoder, any other model as it is."""
-    return model.get_encoder() if isinstance(getattr(model, "decoder", None), nn.Module) else model
-
-
-def _check_reads_text(model: Any, kind: str) -> None:
-    accepted = list(inspect.signature(model.forward).parameters)
-    if "input_ids" not in accepted or not hasattr(getattr(model, "config", None), "hidden_size"):
-        raise CheckpointError(
-            f"Expected a text encoder, but {type(model).__name__} of the kind {kind!r} does not read text, or not text "
-            f"alone, or has no configuration of its own (it takes {', '.join(accepted[:3])}); choose a text encoder, "
-            "such as a BERT, a RoBERTa or a T5"
-        )
-
-
-def _build(name: str | dict[str, Any]) -> Any:
-    if isinstance(name, dict):
-        return _from_config(name)
-    return own_model(name) if is_import_path(name) else _from_name(name)
-
-
-def _from_config(config: dict[str, Any]) -> nn.Module:
-    options = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype", ADAPTERS)}
-    if CLASS in options:
-        return own_model(options.pop(CLASS), options)
-    model: nn.Module = AutoModel.from_config(
-        AutoConfig.for_model(**options), dtype=torch.float32, trust_remote_code=False
-    )
-    return model
-
-
-def _from_name(name: str) -> nn.Module:
-    folder = locate(name)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:  # not there, no network, or an unknown kind of model
-        raise CheckpointError(
-            f"Expected a transformers model at {name!r} (a folder, a name on the Hugging Face Hub, or 'tiny'), but "
-            f"transformers could not load its config: {str(error).splitlines()[0]}"
-        ) from error
-    if config.model_type == MODEL_TYPE:
-        visual: nn.Module = load_visual_bert(name)
-        return visual
-    if config.model_type == WORD_LEVEL:
-        words: nn.Module = load_word_level(folder)
-        return words
-    if name == TINY:
-        model: nn.Module = AutoModel.from_config(config, dtype=torch.float32)
-        return model
-    try:
-        # float32: the default would be the checkpoint's own type, and half-precision weights do not train well.
-        model, loaded = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-    except ValueError as error:
-        raise CheckpointError(
-            f"Expected a text encoder at {name!r}, but transformers builds no plain model of the kind "
-            f"{config.model_type!r}: {str(error).splitlines()[0]}"
-        ) from error
-    spare = () if _encoder_of(model) is model else ("decoder.",)
-    missing = sorted(key for key in loaded["missing_keys"] if "pooler" not in key and not key.startswith(spare))
-    mismatched = sorted(str(entry[0]) for entry in loaded.get("mismatched_keys", ()))
-    if missing or mismatched:
-        raise CheckpointError(
-            f"The weights in {folder!r} leave {len(missing)} tensors of {type(model).__name__} random and "
-            f"{len(mismatched)} of another shape, for example {(missing + mismatched)[:3]}; expected all of them. "
-            "Check that the weights belong to this architecture (model_type in config.json)."
-        )
-    return model
+def _without_ours(name: str | dict[str, Any]) -> str | dict[str, Any]:
+    return {key: value for key, value in name.items() if key not in _OURS} if isinstance(name, dict) else name

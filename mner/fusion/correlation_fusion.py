@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mner.batch import Batch
 from mner.fusion.base import FusionModule
-from mner.nn.masking import first_pieces, masked_softmax
+from mner.nn.masking import masked_softmax
 
 
 class Correlation(nn.Module):
@@ -178,7 +178,7 @@ class CorrelationFusion(FusionModule):
             tokens = prefix_guided(block, tokens, region_mask, key(below), value(below), batch["token_mask"])
             with added(_parts(layer)[2], partial(correlation, tokens=tokens, token_mask=region_mask)):
                 below, states = states, layer(states, mask)
-        words: Tensor = self.word_projection(first_pieces(states, batch["word_starts"]))
+        words: Tensor = self.word_projection(self.text_encoder.pool(states, batch))
         return words
 
     def _encode_images(self, batch: Batch, encoder: Any) -> tuple[Tensor, Tensor]:

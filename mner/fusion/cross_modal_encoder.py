@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mner.batch import Batch
 from mner.fusion.base import FusionModule
-from mner.nn.masking import first_pieces
 
 LXMERT = "lxmert"
 
@@ -121,7 +120,7 @@ class CrossModalEncoder(FusionModule):
             visual_pos=self.boxes(batch, region_mask),
             visual_attention_mask=_additive(region_mask),
         )
-        words: Tensor = self.word_projection(first_pieces(language[-1], batch["word_starts"]))
+        words: Tensor = self.word_projection(self.text_encoder.pool(language[-1], batch))
         return words
 
     def regions(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ class HeadAttention(Attention):
 
     def forward(self, queries: Tensor, memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (b, q, d), memory (b, n, d), mask (b, n) -> output (b, q, d), mean weights (b, q, n)."""
-        shape = (len(queries), -1, self.heads, queries.shape[-1] // self.heads)
+        shape = (queries.shape[0], -1, self.heads, queries.shape[-1] // self.heads)
         query = self.query(queries).view(shape)
         key, value = (part(memory).view(shape) for part in (self.key, self.value))
         scores = torch.einsum("bqhe,bnhe->bhqn", query, key) * shape[-1] ** -0.5

@@ -71,9 +71,7 @@ class MatchingAlignmentFusion(nn.Module):
         """
         return self.fuse(words, *self.match(words, word_mask, regions, region_mask), region_mask)
 
-    def match(
-        self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def match(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> tuple[Tensor, Tensor]:
         """What words see A (b, w, d), and how well it matches them, s before its sigmoid (b,)."""
         seen, _ = self.layer(words, self.projection(regions), region_mask)
         both = torch.cat([masked_mean(words, word_mask), masked_mean(seen, word_mask)], -1)  # (b, 2d)

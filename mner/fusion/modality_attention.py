@@ -54,9 +54,7 @@ class ModalityAttentionFusion(nn.Module):
         self.image_projection = nn.Linear(region_width, projected_width)
         self.weigh = nn.Linear(3 * projected_width, 3)
 
-    def forward(
-        self, words: Tensor, characters: Tensor, regions: Tensor, region_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, words: Tensor, characters: Tensor, regions: Tensor, region_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse.
 
         Args:

@@ -197,6 +197,11 @@ class MultimodalGraph(FusionModule):
         )  # fmt: skip
 
     @property
+    def pretrained(self) -> list[nn.Module]:
+        """The encoders, and the graph; its fresh layers, too, bear no higher rate than an encoder."""
+        return [*super().pretrained, self.fusion]
+
+    @property
     def fused_width(self) -> int:
         """Width d + d' of `[h ; x]`."""
         return self.width + (self.hparams["graph_width"] or self.width)

@@ -96,9 +96,7 @@ class ObjectAwareFusion(nn.Module):
     torch.Size([])
     """
 
-    def __init__(
-        self, width: int, region_width: int, rank: int = 3, joint: bool = True, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, width: int, region_width: int, rank: int = 3, joint: bool = True, dropout: float = 0.1) -> None:
         super().__init__()
         self.objects = perceptron(region_width, 512, 256, width)
         self.attention = BilinearAttention(width, rank, joint, dropout)

@@ -51,9 +51,7 @@ class RelationInferenceFusion(nn.Module):
         self.context_projection = nn.Linear(region_width, width)
         self.reader = BiLSTM(2 * width, hidden)
 
-    def forward(
-        self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Words (b, w, d), raw regions (b, r, f), masks (b, w) and (b, r) -> (b, w, 2k), and s (b,)."""
         both = torch.cat([masked_mean(words, word_mask), masked_mean(regions, region_mask)], -1)
         score = self.relation(both).squeeze(-1)  # (b,)

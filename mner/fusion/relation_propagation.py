@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from mner.batch import Batch
 from mner.fusion.base import FusionModule
-from mner.fusion.transformer_attention import SingleStream
+from mner.fusion.transformer_attention import Gather, SingleStream
+from mner.nn.masking import first_pieces
 from mner.nn.objectives import soft_label_loss, straight_through
 
 Propagation = Literal["soft", "hard", "none"]
@@ -74,6 +76,7 @@ class RelationStream(SingleStream):
         word_starts: Tensor,
         regions: Tensor,
         region_mask: Tensor,
+        gather: Gather | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Read twice.
 
@@ -85,22 +88,27 @@ class RelationStream(SingleStream):
             word_starts: (b, w), where each word's first piece is.
             regions: (b, r, f).
             region_mask: (b, r) bool, true = real; may be false throughout.
+            gather: Words (b, w, d) of states (b, t + r, d); None for first pieces.
 
         Returns:
             Words (b, w, d), and s (b,), the relation before its sigmoid; None without propagation.
         """
-        text = (model, token_ids, token_mask, segment_ids)
+        words = gather or partial(first_pieces, word_starts=word_starts)
+        text = (model, token_ids, token_mask, segment_ids, word_starts, regions)
         if self.relation is None:
-            return self(*text, word_starts, regions, region_mask), None
-        with_cls = torch.cat([word_starts, torch.zeros_like(word_starts[:, :1])], 1)
+            return self(*text, region_mask, gather=words), None
+
+        def with_cls(states: Tensor) -> Tensor:
+            return torch.cat([words(states), states[:, :1]], 1)
+
         if self.propagation == "hard":
-            nothing = self(*text, word_starts, regions, torch.zeros_like(region_mask))
-        seen = self(*text, with_cls, regions, region_mask)  # (b, w + 1, d)
+            nothing = self(*text, torch.zeros_like(region_mask), gather=words)
+        seen = self(*text, region_mask, gather=with_cls)  # (b, w + 1, d)
         score = self.relation(seen[:, -1]).squeeze(-1)  # (b,)
         gate = (score.sigmoid() * region_mask.any(1))[:, None, None]  # (b, 1, 1)
         if self.propagation == "hard":
             return nothing + straight_through(gate) * (seen[:, :-1] - nothing), score
-        return self(*text, word_starts, regions, region_mask, gate), score
+        return self(*text, region_mask, gate, words), score
 
 
 class RelationPropagation(FusionModule):
@@ -189,5 +197,6 @@ class RelationPropagation(FusionModule):
             batch["word_starts"],
             regions,
             region_mask,
+            partial(self.text_encoder.gather, batch=batch),
         )
-        return self.word_projection(words), score
+        return self.word_projection(self.text_encoder.read(words, batch)), score

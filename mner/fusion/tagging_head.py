@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from torch import Tensor
 
 from mner.batch import Batch
 from mner.labels import Span
 from mner.nn.crf import CRF
+from mner.nn.neighbours import HeadInputs, WordNeighbours
 from mner.nn.posteriors import log_posteriors, posterior_crf
 from mner.training.module import TaggingModule
 
@@ -16,24 +19,30 @@ class TaggingHead(TaggingModule):
 
     Attributes:
         crf: The CRF of the label set in use.
+        neighbours: Training words whose labels are mixed into the posteriors (`mner.nn.neighbours.use_neighbours`).
     """
 
     crf: CRF
+    neighbours: WordNeighbours | None = None
 
     def label_scores(self, batch: Batch) -> Tensor:
         """What is decoded (b, w, l): log posteriors for a strategy that defines `posterior`, else emissions."""
         self.select(batch)
         if not self.decodes_posteriors:
             return self.emissions(batch)
-        posterior = self.posterior(batch)
-        if posterior is None:
-            posterior = self.crf.marginals(self.emissions(batch), batch["word_mask"])
+        with nullcontext() if self.neighbours is None else HeadInputs(self) as seen:
+            posterior = self.posterior(batch)
+            if posterior is None:
+                posterior = self.crf.marginals(self.emissions(batch), batch["word_mask"])
         expected = (*batch["word_mask"].shape, len(self.labels))
         if posterior.shape != expected:
             raise ValueError(
                 f"Expected {type(self).__name__}.posterior to return shape (b, w, l) = {expected}, but got "
                 f"{tuple(posterior.shape)}"
             )
+        if self.neighbours is not None and seen is not None:
+            mask = batch["word_mask"]
+            posterior = self.neighbours.mix(posterior, seen.states(mask), batch["words"], mask)
         return log_posteriors(posterior)
 
     def posterior(self, batch: Batch) -> Tensor | None:
@@ -47,8 +56,8 @@ class TaggingHead(TaggingModule):
 
     @property
     def decodes_posteriors(self) -> bool:
-        """Whether posteriors are decoded, not emissions: in classes that define `posterior`."""
-        return type(self).posterior is not TaggingHead.posterior
+        """Whether posteriors are decoded, not emissions: in classes that define `posterior`, and with `neighbours`."""
+        return type(self).posterior is not TaggingHead.posterior or self.neighbours is not None
 
     @property
     def decoding_crf(self) -> CRF:
@@ -86,7 +95,9 @@ class TaggingHead(TaggingModule):
         return paths
 
     def entity_scores(self, scores: Tensor, batch: Batch, found: list[list[Span]]) -> list[list[float]]:
-        """Probability of each span under `label_scores`."""
+        """Probability of each span under `label_scores`, at the model's `temperature`."""
         self.select(batch)
-        probabilities: list[list[float]] = self.decoding_crf.span_probabilities(scores, batch["word_mask"], found)
+        probabilities: list[list[float]] = self.decoding_crf.span_probabilities(
+            scores, batch["word_mask"], found, self.temperature
+        )
         return probabilities

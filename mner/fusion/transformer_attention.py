@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +14,9 @@ from mner.encoders import steps
 from mner.encoders.visual_bert import MODEL_TYPE, visual_parameters
 from mner.fusion.base import FusionModule
 from mner.nn.masking import first_pieces
+
+Gather = Callable[[Tensor], Tensor]
+"""Words (b, w, d) of states (b, t + r, d)."""
 
 # Encoders whose only order is in their position embeddings, so that regions can share one. Each is tested.
 SUPPORTED = (MODEL_TYPE, "albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
@@ -97,6 +102,7 @@ class SingleStream(nn.Module):
         regions: Tensor,
         region_mask: Tensor,
         scale: Tensor | None = None,
+        gather: Gather | None = None,
     ) -> Tensor:
         """Read text and regions together.
 
@@ -109,6 +115,7 @@ class SingleStream(nn.Module):
             regions: (b, r, f).
             region_mask: (b, r) bool, true = real.
             scale: What projected regions are multiplied by, (b, 1, 1) or (b, r, 1); None for 1.
+            gather: Words (b, w, d) of states (b, t + r, d); None for first pieces.
 
         Returns:
             (b, w, d).
@@ -126,7 +133,7 @@ class SingleStream(nn.Module):
             ).last_hidden_state
         else:
             states = self._read(model, token_ids, token_mask, segment_ids, regions, region_mask)
-        return first_pieces(states, word_starts)
+        return first_pieces(states, word_starts) if gather is None else gather(states)
 
     def _read(
         self,
@@ -218,6 +225,7 @@ class LateStream(nn.Module):
         word_starts: Tensor,
         regions: Tensor,
         region_mask: Tensor,
+        gather: Gather | None = None,
     ) -> Tensor:
         """Read the text, then text and regions; arguments and result are those of `SingleStream`."""
         has_segments = getattr(model.config, "type_vocab_size", 0) > 1
@@ -230,7 +238,7 @@ class LateStream(nn.Module):
         mask = steps.layer_mask(model, states, torch.cat([token_mask, region_mask], 1))
         for layer in layers[self.start_layer :]:
             states = layer(states, mask)
-        return first_pieces(states, word_starts)
+        return first_pieces(states, word_starts) if gather is None else gather(states)
 
 
 class TransformerAttention(FusionModule):
@@ -270,8 +278,9 @@ class TransformerAttention(FusionModule):
             batch["word_starts"],
             regions,
             region_mask,
+            gather=partial(self.text_encoder.gather, batch=batch),
         )
-        projected: Tensor = self.word_projection(words)
+        projected: Tensor = self.word_projection(self.text_encoder.read(words, batch))
         return projected
 
     def regions(self, batch: Batch) -> tuple[Tensor, Tensor]:

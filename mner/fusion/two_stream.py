@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mner.batch import Batch
 from mner.fusion.base import FusionModule
 from mner.nn.attention import CrossModalLayer
-from mner.nn.masking import first_pieces, masked_mean
+from mner.nn.masking import masked_mean
 
 
 class PlacedRegions(nn.Module):
@@ -179,7 +179,8 @@ class TwoStream(FusionModule):
 
     Chosen here, where the released code differs: what no word reads is left out, which is the visual half of the last
     co-attention and the visual layer after it; so every parameter has a gradient. All but the text encoder is fresh and
-    learns at `fusion_learning_rate`. A post without image has one region, the learned vector, in the box (0, 0, 1, 1).
+    learns at the encoders' rate all the same. A post without image has one region, the learned vector, in the box
+    (0, 0, 1, 1).
 
     Args:
         args: As for `FusionModule`.
@@ -233,12 +234,12 @@ class TwoStream(FusionModule):
         states = self.stream(
             self.text_encoder.layers, states, layer_mask, batch["token_mask"], regions, boxes, region_mask
         )
-        words: Tensor = self.word_projection(first_pieces(states, batch["word_starts"]))
+        words: Tensor = self.word_projection(self.text_encoder.pool(states, batch))
         return words
 
     def regions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """None (b, 0, d): words have seen them."""
-        return self.head.weight.new_zeros(len(batch["token_ids"]), 0, self.width), batch["word_mask"][:, :0]
+        return self.head.weight.new_zeros(batch["token_ids"].shape[0], 0, self.width), batch["word_mask"][:, :0]
 
     def fuse(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """The words as they are (b, w, d)."""

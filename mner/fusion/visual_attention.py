@@ -71,7 +71,7 @@ class VisualAttentionFusion(nn.Module):
         """
         states = self.query(words)  # (b, w, d); a state never sees what comes after it, so padding needs no packing
         last = (word_mask.sum(1) - 1).clamp(min=0)  # (b,)
-        query = states[torch.arange(len(words), device=words.device), last]  # (b, d)
+        query = states[torch.arange(words.shape[0], device=words.device), last]  # (b, d)
         context, _ = self.attention(query[:, None], regions, region_mask)  # (b, 1, f)
         context = self.context_projection(context)  # (b, 1, d), the same for every word
         visual, textual, mixed = (self.from_word(words) + self.from_image(context)).chunk(3, -1)  # 3 x (b, w, d)

@@ -24,6 +24,7 @@ class DirectionalAttention(nn.Module):
           q_ij  = sigmoid(W_6 c_ij + W_7 l_ij + b), b starting at 1                           (k)   gate
           l_ij := q_ij ∘ l_ij + (1 - q_ij) ∘ c_ij
         s_i  = Σ_j p_ij ∘ h_j,  p = softmax over the real j < i (or j > i) of l_ij            (k)
+               Σ_j p_ij ∘ (h_j + c_ij) where what is seen is read, too
         F_i  = sigmoid(W_8 h_i + W_9 s_i + b);    u_i = F_i ∘ h_i + (1 - F_i) ∘ s_i           (k)
 
     All softmaxes are for each feature alone. The first word (or last) has nobody to attend to, and s = 0.
@@ -35,12 +36,15 @@ class DirectionalAttention(nn.Module):
         width: k.
         backward: Attend to j > i.
         image: With the image.
+        reads_image: What a pair sees is read with the word.
         dropout: As above.
     """
 
-    def __init__(self, width: int, backward: bool, image: bool, dropout: float = 0.1) -> None:
+    def __init__(
+        self, width: int, backward: bool, image: bool, reads_image: bool = False, dropout: float = 0.1
+    ) -> None:
         super().__init__()
-        self.backward, self.image = backward, image
+        self.backward, self.image, self.reads_image = backward, image, reads_image
         self.of_other = nn.Linear(width, width, bias=False)
         self.of_self = nn.Linear(width, width)
         self.fusion_gate = nn.Linear(2 * width, width)
@@ -55,15 +59,17 @@ class DirectionalAttention(nn.Module):
     def forward(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
         """Words h (b, w, k), regions g (b, r, k) and their masks -> u (b, w, k)."""
         pairs = bounded(self.of_self(words)[:, :, None] + self.of_other(words)[:, None])  # (b, i, j, k)
+        values = words[:, None]  # (b, 1 or i, j, k)
         if self.image:
             queries = self.outer(self.dropout(self.inner(pairs).relu()))
             seen = self._see(queries, self.of_region(regions), regions, region_mask)  # (b, i, j, k)
             gate = self.image_gate(torch.cat([seen, pairs], -1)).sigmoid()
             pairs = gate * pairs + (1 - gate) * seen
+            values = values + seen if self.reads_image else values
         place = torch.arange(words.shape[1], device=words.device)
         side = place[:, None] < place if self.backward else place[:, None] > place  # (i, j)
         allowed = (word_mask[:, None] & side)[..., None]  # (b, i, j, 1)
-        read = (masked_softmax(pairs, allowed, dim=2) * words[:, None]).sum(2)  # (b, i, k)
+        read = (masked_softmax(pairs, allowed, dim=2) * values).sum(2)  # (b, i, k)
         kept: Tensor = self.fusion_gate(torch.cat([words, read], -1)).sigmoid()
         return kept * words + (1 - kept) * read
 
@@ -91,8 +97,9 @@ class VisuallyAidedAttentionFusion(nn.Module):
     Paper: Arshad et al., "Aiding intra-text representations with visual context for multimodal named entity
     recognition", ICDAR 2019. The feature-wise attention is that of DiSAN (Shen et al. 2018).
 
-    **The first two words never see the image**: it helps to choose among the words before, and there is none or one.
-    `both_directions` lets the backward block see it too, which mends this for posts of more than two words.
+    **The image is never read**: it helps to choose among the words before. What all pairs of a word see alike cancels
+    in the softmax over them, and the first two words, which have no choice, never see it. `both_directions` lets the
+    backward block see it too; `reads_image` lets what a pair sees be read with the word: a mended formula.
 
     Chosen here: everything between words is k = 64 wide, in place of 250 (cost grows with b · w² · r · k); as in the
     released code only the forward block sees the image.
@@ -103,6 +110,7 @@ class VisuallyAidedAttentionFusion(nn.Module):
         attention_width: k.
         fused_width: Of the output.
         both_directions: The backward block sees the image too.
+        reads_image: What a pair sees is read, too, by each block that sees the image.
         dropout: In the attention.
 
     >>> fusion = VisuallyAidedAttentionFusion(width=8, region_width=16, attention_width=4)
@@ -119,13 +127,14 @@ class VisuallyAidedAttentionFusion(nn.Module):
         attention_width: int = 64,
         fused_width: int = 600,
         both_directions: bool = False,
+        reads_image: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.words = nn.Linear(width, attention_width)
         self.regions = nn.Linear(region_width, attention_width)
-        self.ahead = DirectionalAttention(attention_width, False, True, dropout)
-        self.behind = DirectionalAttention(attention_width, True, both_directions, dropout)
+        self.ahead = DirectionalAttention(attention_width, False, True, reads_image, dropout)
+        self.behind = DirectionalAttention(attention_width, True, both_directions, reads_image, dropout)
         self.output = nn.Linear(2 * attention_width, fused_width)
 
     def forward(self, words: Tensor, word_mask: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
@@ -145,15 +154,24 @@ class VisuallyAidedAttention(FusionModule):
         args: As for `FusionModule`.
         attention_width: k.
         both_directions: Let the backward block see the image too.
+        reads_image: Let what a pair of words sees be read, and not only choose among words.
         kwargs: As for `FusionModule`.
     """
 
-    def __init__(self, *args: Any, attention_width: int = 64, both_directions: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        attention_width: int = 64,
+        both_directions: bool = False,
+        reads_image: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.region_projection = nn.Identity()  # `fusion` has its own
         self.fusion = VisuallyAidedAttentionFusion(
-            self.width, self.region_width, attention_width, self.fused_width, both_directions, self.dropout.p
-        )
+            self.width, self.region_width, attention_width, self.fused_width, both_directions, reads_image,
+            self.dropout.p,
+        )  # fmt: skip
 
     @property
     def fused_width(self) -> int:

@@ -1,14 +1,13 @@
 """The arithmetic of `mner.CRF`: a closed chain swept from both ends at once. The maths is in the class's docstring.
 
 b batch; w words; l labels; n = w + 1 positions; k = l + 1 labels, the last of which is the boundary `#`. Sums are
-float64; Viterbi, which only compares, is float32 where the emissions have no more. On the CPU the small steps run
-through numpy on the same memory, whose calls cost a third of torch's.
+float64; Viterbi, which only compares, is float32 where the emissions have no more. In torch, for any device; on the CPU
+`_crf_host` and `_crf_arrays` do in numpy what is common, and this is for wide ranges and large batches.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ from torch.nn import functional
 
 WIDEST = 150.0  # nats between the largest and the smallest edge up to which scaled exp space is exact
 NO_FLOAT64 = ("mps",)  # devices whose work is done on the CPU
-_NUMPY = ("cpu",)  # devices whose memory numpy shares
-_SMALL = 2**14  # elements of one Viterbi step from which on torch beats numpy
 
 
 def close_nodes(emissions: Tensor, mask: Tensor) -> Tensor:
@@ -49,11 +46,6 @@ def edge_spread(edges: Tensor) -> Tensor:
     return high - low
 
 
-def _views(tensor: Tensor, use_numpy: bool) -> Sequence[Any]:
-    """The entries along the first dimension, as arrays or tensors that share the memory."""
-    return list(tensor.numpy()) if use_numpy else tensor.unbind(0)
-
-
 def scaled_chains(nodes: Tensor, edges: Tensor, spread: float) -> tuple[Tensor, Tensor]:
     """Both sweeps in scaled exp space, two kernels a step. Overwrites the nodes.
 
@@ -74,21 +66,14 @@ def scaled_chains(nodes: Tensor, edges: Tensor, spread: float) -> tuple[Tensor, 
     every = max(1, int(WIDEST / max(spread, math.log(labels))))
     scales = nodes.new_empty(positions // every, 2, batch, 1)
     moved = torch.empty_like(states[0])  # (2, b, k)
-
-    use_numpy = nodes.device.type in _NUMPY
-    library: Any = np if use_numpy else torch
-    matmul, multiply, divide = library.matmul, library.multiply, library.divide
-    largest: Any = np.maximum.reduce if use_numpy else torch.amax
-    move, into = (step.numpy(), moved.numpy()) if use_numpy else (step, moved)
-    state, scale = _views(states, use_numpy), iter(_views(scales, use_numpy))
-    with np.errstate(all="ignore"):  # NaN in, NaN out, without a word
-        for position in range(1, positions + 1):
-            matmul(state[position - 1], move, out=into)  # (2, b, k) @ (2, k, k)
-            multiply(into, state[position], out=state[position])
-            if position % every == 0:
-                divisor = next(scale)  # (2, b, 1)
-                largest(state[position], -1, keepdims=True, out=divisor)
-                divide(state[position], divisor, out=state[position])
+    state, scale = states.unbind(0), iter(scales.unbind(0))
+    for position in range(1, positions + 1):
+        torch.matmul(state[position - 1], step, out=moved)  # (2, b, k) @ (2, k, k)
+        torch.mul(moved, state[position], out=state[position])
+        if position % every == 0:
+            divisor = next(scale)  # (2, b, 1)
+            torch.amax(state[position], -1, keepdim=True, out=divisor)
+            torch.div(state[position], divisor, out=state[position])
     total = states[-1, 1] @ step[0, -1]  # (b, k) @ (k,), the step from the boundary to the first position
     logs = top.sum((0, 2)) + scales[:, 1].log().sum((0, 2)) + shift * (positions + 1)  # (b,), what was divided out
     return total.log() + logs, states
@@ -143,11 +128,17 @@ def log_counts(edges: Tensor, weight: Tensor, incoming: Tensor, states: Tensor) 
     return marginals.exp_() * weight[:, None], pairs
 
 
+def refuse_second_derivatives() -> None:
+    """Called in a backward pass; `once_differentiable` would hand out constants there, without a word."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("The likelihood of a CRF can be differentiated once only, but got create_graph=True")
+
+
 class LogLikelihood(torch.autograd.Function):
     """log p(tags) of each row (b,), its gradient being gold counts minus expected counts.
 
     Inputs: emissions (w, b, l), tags (w, b) int64, mask (w, b) bool, start (l,), end (l,), transitions (l, l), and the
-    spread of the edges, or None to look it up, which waits for the device.
+    spread of the edges, which may be given a little too large.
     """
 
     @staticmethod
@@ -159,11 +150,9 @@ class LogLikelihood(torch.autograd.Function):
         start: Tensor,
         end: Tensor,
         transitions: Tensor,
-        spread: float | None,
+        spread: float,
     ) -> Tensor:
         nodes, edges = close_nodes(emissions, mask), close_edges(start, end, transitions)
-        if spread is None:
-            spread = edge_spread(edges).item()
         boundary = len(edges) - 1
         path = functional.pad(tags.masked_fill(~mask, boundary), (0, 0, 1, 1), value=boundary)  # (n + 1, b)
         gold, pairs = path[1:], torch.add(path[1:], path[:-1], alpha=len(edges))  # (n, b), the latter into flat edges
@@ -176,8 +165,7 @@ class LogLikelihood(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # `once_differentiable` would hand out constants here, without a word
-            raise RuntimeError("The likelihood of a CRF can be differentiated once only, but got create_graph=True")
+        refuse_second_derivatives()
         edges, gold, pairs, *chains = ctx.saved_tensors
         weight = gradient.double()  # (b,)
         on_nodes, on_edges = (scaled_counts if ctx.scaled else log_counts)(edges, weight, *chains)
@@ -196,31 +184,21 @@ class LogLikelihood(torch.autograd.Function):
         )
 
 
-def best_scores(emissions: Tensor, mask: Tensor, edges: Tensor) -> Tensor:
-    """Score of the best path up to each label of each word (w, l, b); with the batch last, inner loops are long.
-
-    In the dtype of the edges. The largest emission of each word is subtracted, so that scores stay small and exact.
-    """
+@torch.no_grad()
+def best_scores(emissions: Tensor, edges: Tensor) -> Tensor:
+    """Score of the best path up to each label of each word (w, l, b), as `_crf_arrays.best_scores`; in torch."""
     words, batch, labels = emissions.shape
     best = edges.new_empty(words, labels, batch)  # what a step adds lies where its result goes
-    best.copy_(emissions.transpose(1, 2)).masked_fill_(~mask[:, None], 0.0)
+    best.copy_(emissions.transpose(1, 2))
     best -= best.amax(1, keepdim=True)
     best[:1] += edges[-1, :-1, None]
     moves = edges[:-1, :-1, None].expand(-1, -1, batch)  # (l before, l, b)
-    paths, reached = edges.new_empty(moves.shape), edges.new_empty(labels, batch)
-    use_numpy = edges.device.type in _NUMPY and moves.numel() < _SMALL
-    add: Any = np.add if use_numpy else torch.add
-    largest: Any = np.maximum.reduce if use_numpy else torch.amax
-    buffers: tuple[Any, ...] = moves, paths, reached
-    if use_numpy:
-        buffers = moves.contiguous().numpy(), paths.numpy(), reached.numpy()
-    move, path, reach = buffers
-    score = _views(best, use_numpy)
-    with np.errstate(all="ignore"):
-        for word in range(1, words):
-            add(score[word - 1][:, None], move, out=path)
-            largest(path, 0, out=reach)
-            add(reach, score[word], out=score[word])
+    path, reach = edges.new_empty(moves.shape), edges.new_empty(labels, batch)
+    score = best.unbind(0)
+    for word in range(1, words):
+        torch.add(score[word - 1][:, None], moves, out=path)
+        torch.amax(path, 0, out=reach)
+        torch.add(reach, score[word], out=score[word])
     return best
 
 
@@ -229,26 +207,3 @@ def to_host(*tensors: Tensor) -> list[np.ndarray[Any, Any]]:
     packed = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy()
     ends = np.cumsum([tensor.numel() for tensor in tensors])[:-1]
     return [part.reshape(tensor.shape) for part, tensor in zip(np.split(packed, ends), tensors, strict=True)]
-
-
-def trace(best: np.ndarray[Any, Any], edges: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any]) -> list[list[int]]:
-    """The best path of each row without its padding, the arg-max taken along the path only.
-
-    Args:
-        best: (w, l, b) from `best_scores`.
-        edges: (k, k).
-        lengths: (b,) numbers of words.
-    """
-    words, labels, batch = best.shape
-    scores = np.empty((words, batch, labels + 1), dtype=best.dtype)  # (w, b, k), `#` being sure or impossible
-    scores[..., :-1] = best.transpose(0, 2, 1)
-    scores[..., -1] = np.where(np.arange(words)[:, None] < lengths, -np.inf, np.inf)
-    into = np.ascontiguousarray(edges.T)  # (k after, k)
-    path = np.empty((words + 1, batch), dtype=np.int64)
-    path[-1] = labels  # backwards from the boundary
-    label, score = list(path), list(scores)
-    for word in range(words - 1, -1, -1):
-        choice = into.take(label[word + 1], 0)  # (b, k)
-        choice += score[word]
-        choice.argmax(-1, out=label[word])
-    return [row[: int(length)] for row, length in zip(path.T.tolist(), lengths, strict=True)]

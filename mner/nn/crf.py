@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 import torchcrf
 from torch import Tensor, nn
 
-from mner.labels import Span, allowed_transitions
+from mner.labels import Span
+from mner.nn import _crf_arrays as arrays
+from mner.nn import _crf_host as host
 from mner.nn import _crf_kernel as kernel
 
 Reduction = Literal["none", "sum", "mean", "token_mean"]
@@ -47,6 +50,8 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
 
     **On a GPU** the loss waits for nothing: S is read before the first loss and after loading weights, and then comes
     along with each `decode`, which makes one transfer; training moves S by far less than the slack that is kept.
+
+    **Devices without float64** (MPS) are served by the processor, and get its results back.
 
     **BIO constraints**, if `labels` are given, hold in `decode`, `marginals` and `span_probabilities`: what IOB2
     forbids gets probability 0. They do not hold in the loss, since gold data has stray `I-` tags, whose likelihood
@@ -87,8 +92,7 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         self._spread: float | None = None  # of the edges, as last seen on the host; used on other devices only
         forbidden = None
         if labels is not None and constrain:
-            start, follow = allowed_transitions(labels)
-            forbidden = ~torch.tensor([*([*row, True] for row in follow), [*start, True]])  # (k, k)
+            forbidden = torch.from_numpy(arrays.forbidden_edges(labels))  # (k, k)
         # No buffer: what averages weights (Lightning's WeightAveraging) averages buffers too, and bool has no mean.
         self._forbidden = forbidden
 
@@ -121,19 +125,13 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         emissions, mask = self._words_first(emissions, mask)  # (w, b, l), (w, b)
         tags = (tags.T if self.batch_first else tags).to(mask.device, torch.long).masked_fill(~mask, 0)  # (w, b)
         self._check_tags(tags)
-        on_cpu = emissions.device.type == "cpu"
-        if not on_cpu and self._spread is None:
-            self._spread = kernel.edge_spread(self._edges(emissions)).item()
-        spread = None if on_cpu or self._spread is None else self._spread + _DRIFT
-        scores = self._scores(emissions)
-        likelihood: Tensor = kernel.LogLikelihood.apply(emissions, tags, mask, *scores, spread).to(home)  # (b,)
+        likelihood = self._likelihood(emissions, tags, mask).to(home)  # (b,)
         if reduction == "none":
             return likelihood
         if reduction == "mean":
             return likelihood.mean()
         return likelihood.sum() if reduction == "sum" else likelihood.sum() / mask.sum().clamp(min=1).to(home)
 
-    @torch.no_grad()
     def decode(self, emissions: Tensor, mask: Tensor | None = None) -> list[list[int]]:
         """The most likely tags of each row, by Viterbi, as long as the row.
 
@@ -144,16 +142,19 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         Raises:
             ValueError: If shapes differ or the mask is no prefix.
         """
-        emissions, mask = self._words_first(emissions, mask)
+        emissions, mask = self._words_first(emissions.detach(), mask)
         free = self._edges(emissions)  # (k, k)
         edges = self._constrained(free).to(torch.promote_types(emissions.dtype, torch.float32))
-        best, lengths = kernel.best_scores(emissions, mask, edges), mask.sum(0)  # (w, l, b), (b,)
-        if best.device.type == "cpu":
-            return kernel.trace(best.numpy(), edges.numpy(), lengths.numpy())
+        on_cpu = emissions.device.type == "cpu"
+        if on_cpu and mask.shape[1] * self.num_tags**2 < arrays.SMALL:
+            return arrays.viterbi(emissions.to(edges.dtype).numpy(), mask.numpy(), edges.numpy())
+        best, lengths = kernel.best_scores(emissions, edges), mask.sum(0)  # (w, l, b), (b,)
+        if on_cpu:
+            return arrays.trace(best.numpy(), edges.numpy(), lengths.numpy())
         spread = kernel.edge_spread(free).to(edges.dtype)
         *found, last = kernel.to_host(best, edges, lengths.to(edges.dtype), spread)
         self._spread = float(last)
-        return kernel.trace(*found)
+        return arrays.trace(*found)
 
     @torch.no_grad()
     def marginals(self, emissions: Tensor, mask: Tensor | None = None, constrained: bool = True) -> Tensor:
@@ -181,7 +182,7 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
 
     @torch.no_grad()
     def span_probabilities(
-        self, emissions: Tensor, mask: Tensor | None, spans: Sequence[Sequence[Span]]
+        self, emissions: Tensor, mask: Tensor | None, spans: Sequence[Sequence[Span]], temperature: float = 1.0
     ) -> list[list[float]]:
         """Probability of each entity as a whole: `B-` at its start, `I-` inside, and no `I-` of its type behind it.
 
@@ -194,9 +195,12 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
             emissions: (b, w, l).
             mask: (b, w), true = real; None if all words are.
             spans: The entities of each row.
+            temperature: What emissions and transitions are divided by (Guo et al. 2017): over 1 for less confident
+                probabilities, under 1 for more. It leaves the best path as it is.
 
         Raises:
-            ValueError: If there are no `labels`, or a span is not within its row or of an unknown type.
+            ValueError: If the temperature is not above 0, there are no `labels`, or a span is not within its row or of
+                an unknown type.
 
         >>> crf = CRF(3, batch_first=True, labels=["O", "B-PER", "I-PER"])
         >>> emissions = torch.tensor([[[0.0, 40.0, 0.0], [0.0, 0.0, 40.0], [40.0, 0.0, 0.0]]])
@@ -205,39 +209,34 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
         """
         if self.labels is None:
             raise ValueError("Expected a CRF that knows its labels, but got none. Construct it with `labels=[...]`.")
+        if not temperature > 0:
+            raise ValueError(f"Expected argument `temperature` to be above 0, but got {temperature}")
         emissions, mask = self._words_first(emissions, mask)
         batch = mask.shape[1]
         if len(spans) != batch:
             raise ValueError(f"Expected argument `spans` to have one list for each of {batch} rows, got {len(spans)}")
-        edges = self._constrained(self._edges(emissions))  # (k, k)
-        _, incoming, states = kernel.log_chains(kernel.close_nodes(emissions, mask), edges)
-        log_p, _ = kernel.log_marginals(incoming, states)  # (n, b, k)
-        with_node, without_node = states[1:, 1].flip(0), incoming[:, 1].flip(0)  # log g and log g', (n, b, k)
-        host = kernel.to_host(edges, log_p, with_node, without_node)
-        lengths = mask.sum(0).tolist()
-        return [
-            [self._span_probability(span, row, lengths[row], *host) for span in of_row]
-            for row, of_row in enumerate(spans)
-        ]
+        edges = self._constrained(self._edges(emissions)).cpu().numpy()  # (k, k)
+        wide = torch.promote_types(emissions.dtype, torch.float32)
+        host = emissions.to("cpu", wide).numpy(), mask.cpu().numpy()
+        return arrays.span_probabilities(*host, edges, self.labels, spans, temperature)
 
-    def _span_probability(self, span: Span, row: int, words: int, edges: Any, log_p: Any, g: Any, g_: Any) -> float:
-        begin, inside = (self._index(prefix, span) for prefix in "BI")
-        if not 0 <= span.start < span.end <= words:
-            raise ValueError(f"Expected a span within the {words} words of row {row}, but got {span}")
-        label, log = begin, float(log_p[span.start, row, begin])
-        for word in range(span.start + 1, span.end + 1):
-            if log == -math.inf:
-                return 0.0
-            follows = float(edges[label, inside] + g[word, row, inside] - g_[word - 1, row, label])
-            if word < span.end:
-                label, log = inside, log + follows
-        return -math.exp(log) * math.expm1(min(follows, 0.0))
-
-    def _index(self, prefix: str, span: Span) -> int:
-        label = f"{prefix}-{span.type}"
-        if self.labels is None or label not in self.labels:
-            raise ValueError(f"Expected the type of a span to be among the labels {self.labels}, but got {span}")
-        return self.labels.index(label)
+    def _likelihood(self, emissions: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
+        """Of each row (b,): emissions (w, b, l), tags (w, b) with 0 at padding, mask (w, b)."""
+        given = emissions, tags, mask, *self._scores(emissions)
+        found: Tensor
+        if emissions.device.type not in host.DEVICES:
+            if self._spread is None:
+                self._spread = kernel.edge_spread(self._edges(emissions)).item()
+            found = kernel.LogLikelihood.apply(*given, self._spread + _DRIFT)
+            return found
+        edges = self._edges(emissions)  # (k, k)
+        spread = kernel.edge_spread(edges).item()
+        if spread <= kernel.WIDEST:
+            wide = emissions.to(torch.promote_types(emissions.dtype, torch.float32))
+            found = host.Likelihood.apply(edges.numpy(), spread, wide, *given[1:])
+        else:  # NaN too
+            found = kernel.LogLikelihood.apply(*given, spread)
+        return found
 
     def _scores(self, beside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Start (l,), end (l,) and transitions (l, l), on the device of `beside`."""
@@ -246,7 +245,10 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
 
     def _edges(self, beside: Tensor) -> Tensor:
         """Unconstrained edges (k, k), on the device of `beside`."""
-        return kernel.close_edges(*self._scores(beside)).detach()
+        scores = [score.detach() for score in self._scores(beside)]
+        if beside.device.type in host.DEVICES:
+            return torch.from_numpy(arrays.close_edges(*(score.double().numpy() for score in scores)))
+        return kernel.close_edges(*scores)
 
     def _constrained(self, edges: Tensor) -> Tensor:
         if self._forbidden is None:
@@ -271,25 +273,32 @@ class CRF(torchcrf.CRF):  # type: ignore[misc]
                 f"emissions, but got {tuple(mask.shape)}"
             )
         mask = mask.bool()
+        if emissions.device.type in kernel.NO_FLOAT64:
+            emissions, mask = emissions.cpu(), mask.cpu()
         if self.batch_first:
             emissions, mask = emissions.transpose(0, 1), mask.T
-        holes = mask[1:] > mask[:-1]  # (w - 1, b)
+        self._check_prefix(mask)
+        return emissions, mask
+
+    def _check_prefix(self, mask: Tensor) -> None:
+        """A mask (w, b) must be true up to each row's length."""
         message = "Expected argument `mask` to be a prefix: true up to each row's length, false from there on"
         if mask.device.type != "cpu":
-            torch._assert_async(~holes.any(), message)
-        elif holes.any():
-            word, row = holes.nonzero()[0].tolist()
+            torch._assert_async((mask[1:] <= mask[:-1]).all(), message)
+            return
+        array = mask.numpy()
+        holes = array[1:] > array[:-1]  # (w - 1, b)
+        if holes.any():
+            word, row = np.argwhere(holes)[0].tolist()
             raise ValueError(f"{message}; but got row {row} true at {word + 1} after false at {word}")
-        return emissions, mask
 
     def _check_tags(self, tags: Tensor) -> None:
         """Tags (w, b), 0 at padding, must be labels."""
-        wrong = (tags < 0) | (tags >= self.num_tags)
         message = f"Expected real tags to be within 0..{self.num_tags - 1}"
         if tags.device.type != "cpu":
-            torch._assert_async(~wrong.any(), message)
-        elif wrong.any():
-            word, row = wrong.nonzero()[0].tolist()
+            torch._assert_async(((tags >= 0) & (tags < self.num_tags)).all(), message)
+        elif (wrong := tags.numpy().view(np.uint64) >= self.num_tags).any():  # below 0 is very large there
+            word, row = np.argwhere(wrong)[0].tolist()
             raise ValueError(f"{message}, but got {tags[word, row].item()} at row {row}, word {word}; mask padding")
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

@@ -51,3 +51,26 @@ def first_pieces(states: Tensor, word_starts: Tensor) -> Tensor:
     rows = word_starts + torch.arange(b, device=word_starts.device)[:, None] * t  # (b, w), in (b * t)
     # Whole rows are copied, forth and back: 1.7 times as fast on a CPU as a gather of single numbers.
     return states.reshape(b * t, d).index_select(0, rows.flatten()).view(b, word_starts.shape[1], d)
+
+
+def piece_means(states: Tensor, word_starts: Tensor, word_ends: Tensor) -> Tensor:
+    """The mean over each word's pieces.
+
+    Args:
+        states: (b, t, d).
+        word_starts: (b, w), position of each word's first piece.
+        word_ends: (b, w), position behind its last piece.
+
+    Returns:
+        (b, w, d); zeros for a word without pieces, as where padded.
+
+    >>> states = torch.tensor([[[9.0], [1.0], [3.0], [5.0]]])
+    >>> piece_means(states, torch.tensor([[1, 3, 0]]), torch.tensor([[3, 4, 0]]))
+    tensor([[[2.],
+             [5.],
+             [0.]]])
+    """
+    place = torch.arange(states.shape[1], device=states.device)
+    of_word = (place >= word_starts[..., None]) & (place < word_ends[..., None])  # (b, w, t)
+    # Sums first: their factors are 0 and 1, which lower precisions hold too.
+    return of_word.to(states.dtype) @ states / of_word.sum(-1, keepdim=True).clamp(min=1)

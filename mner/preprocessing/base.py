@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageFolder, Reason, report_broken, shown
 from mner.data.transforms import ImageTransform
+from mner.runtime import keep_memory
 
 
 class StoredRegions:
@@ -88,6 +89,7 @@ class Sweep:
         )
 
     def __iter__(self) -> Iterator[tuple[list[str], list[Any]]]:
+        keep_memory()
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=Console(file=sys.stderr)) as progress:
             bar = progress.add_task(self.title, total=len(self.folder), completed=self.skipped)

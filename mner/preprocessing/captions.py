@@ -61,21 +61,23 @@ class Captioner:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if self.model.generation_config.pad_token_id is None:
             self.model.generation_config.pad_token_id = self.tokenizer.pad_token_id
-        self.prompt = self._render(prompt)
+        self.prompt = self.render(prompt)
 
-    @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> list[str]:
         """One caption for each image."""
-        if not images:
-            return []
-        if self.prompt is None:
+        return self.answer(images, None if self.prompt is None else [self.prompt] * len(images)) if images else []
+
+    @torch.no_grad()
+    def answer(self, images: Sequence[Image.Image], prompts: Sequence[str] | None) -> list[str]:
+        """What the model says to each image with its prompt, as `render` makes it; or to prompts without images."""
+        if prompts is None:
             inputs = self.image_processor(images=list(images), return_tensors="pt")
         else:
-            texts = [self.prompt] * len(images)
-            inputs = self.processor(images=list(images), text=texts, return_tensors="pt", padding=True)
+            shown = {"images": list(images)} if images else {}
+            inputs = self.processor(**shown, text=list(prompts), return_tensors="pt", padding=True)
             inputs.pop("token_type_ids", None)  # some tokenisers make them, and no model here takes them
         inputs = inputs.to(self.device)
-        if inputs["pixel_values"].is_floating_point():
+        if images and inputs["pixel_values"].is_floating_point():
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         pieces = self.model.generate(**inputs, **self.options)
         given = inputs.get("input_ids")
@@ -113,9 +115,10 @@ class Captioner:
             )
         self.model: Any = model.to(self.device).eval()
 
-    def _render(self, prompt: str | None) -> str | None:
+    def render(self, prompt: str | None, image: bool = True) -> str | None:
+        """A prompt as the model takes it, beside an image or without; None for a model that takes none."""
         if getattr(self.processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": prompt or CHAT_PROMPT}]
+            content = [{"type": "image"}] * image + [{"type": "text", "text": prompt or CHAT_PROMPT}]
             messages = [{"role": "user", "content": content}]
             return str(self.processor.apply_chat_template(messages, add_generation_prompt=True))
         if prompt is not None and self.processor is None:
@@ -186,7 +189,7 @@ def caption(
         device: `auto`, `cpu`, `cuda`, ...
         num_workers: Processes that open images.
         vocabulary: With `virtex:` and `updown:`, the file of words that belongs to the weights (`coco_10k.model`;
-            `infos_….pkl` or `cocotalk.json`); None for the one beside them.
+            `infos_*.pkl` or `cocotalk.json`); None for the one beside them.
 
     Raises:
         DataNotFoundError: If there are no images.

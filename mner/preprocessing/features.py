@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mner.data.formats.feature_format import read_meta
 from mner.data.formats.feature_store import FeatureStore, FeatureWriter
 from mner.data.formats.images import ImageFolder
 from mner.data.inputs import join_names
@@ -25,7 +27,7 @@ from mner.encoders.weights import weights_hash
 from mner.errors import DataNotFoundError
 from mner.files import STANDARD, in_folder
 from mner.preprocessing.base import Sweep
-from mner.runtime import pick_device
+from mner.runtime import LOWER, Precision, automatic_precision, pick_device
 
 Append = Callable[[FeatureWriter, list[str], list[Any]], None]
 
@@ -48,6 +50,7 @@ def features(
     crops: int = 0,
     pyramid: bool = False,
     detector_weights: str = "pretrained",
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true",
 ) -> FeatureStore:
     """Extract the features of all images in a folder, once.
 
@@ -73,6 +76,8 @@ def features(
             `none`), each as one vector by `encoder`.
         pyramid: Vectors are the last four layers of `encoder`, pooled to 2 x 2, not the mean of its last layer's cells.
         detector_weights: With `crops`, the detector's weights, as `weights`.
+        precision: What grid features are computed in; `auto`: as the store that is gone on with, else what the device
+            does best by a measurement of the encoder. A store has one. Detectors compute in float32.
 
     Raises:
         DataNotFoundError: If there are no images.
@@ -84,6 +89,9 @@ def features(
     cuts = crops > 0 or pyramid
     if names_out is not None and regions == "none" and not crops:
         raise ValueError("Expected `regions` with `names_out`, since only detected regions have names; got 'none'")
+    grids = regions == "none" and not cuts
+    if not grids and precision not in ("auto", "32-true"):
+        raise ValueError(f"Expected `precision` to be 32-true with `regions` or crops, but got {precision!r}")
     folder = ImageFolder(images)
     if not len(folder):
         raise DataNotFoundError(f"No images in {images}; sub-folders are not searched, so name the folder itself")
@@ -116,8 +124,11 @@ def features(
     if isinstance(model, ImageEncoder):
         transform = transform_for(encoder, image_size)
         folder.size = transform.shorter_side
-        writer = FeatureWriter(out, kind="grid", transform=asdict(transform), **common)
-        append = _append_grids(model, target, dtype)
+        if precision == "auto":
+            precision = _automatic(model, out, target, transform.size)
+            print(f"precision auto: {precision}", file=sys.stderr)
+        writer = FeatureWriter(out, kind="grid", transform=asdict(transform), precision=precision, **common)
+        append = _append_grids(model, target, dtype, LOWER[precision])
     else:
         transform = None
         described = model.describe()
@@ -157,10 +168,31 @@ def write_names(store: FeatureStore, path: Path, min_score: float = 0.0) -> None
         file.write("".join(lines).encode())
 
 
-def _append_grids(model: ImageEncoder, device: torch.device, dtype: str) -> Append:
+def _automatic(model: ImageEncoder, out: Path, device: torch.device, size: int) -> Precision:
+    """The precision of the store that is gone on with, else what is fastest for this encoder."""
+    if (out / "meta.json").exists():
+        return read_meta(out).get("precision", "32-true")  # type: ignore[no-any-return]
+    few = torch.zeros(4, 3, size, size, device=device)
+
+    @torch.no_grad()
+    def seconds(device: torch.device, width: int, training: bool) -> tuple[float, float]:
+        times: tuple[list[float], list[float]] = [], []
+        for _ in range(3):
+            for lower in (False, True):
+                start = time.perf_counter()
+                with torch.autocast(device.type, torch.bfloat16, enabled=lower):
+                    model(few)
+                times[lower].append(time.perf_counter() - start)
+        return min(times[0]), min(times[1])
+
+    return automatic_precision(device, model.width, False, seconds, f"four images of {size} pixels by {model.name}")
+
+
+def _append_grids(model: ImageEncoder, device: torch.device, dtype: str, lower: torch.dtype | None) -> Append:
     @torch.no_grad()
     def append(writer: FeatureWriter, keys: list[str], images: list[Tensor]) -> None:
-        grids = model(torch.stack(images).to(device))  # (b, r, f)
+        with torch.autocast(device.type, lower, enabled=lower is not None):
+            grids = model(torch.stack(images).to(device))  # (b, r, f)
         writer.append(keys, list(grids.to(getattr(torch, dtype)).cpu().numpy()))
 
     return append

@@ -24,7 +24,7 @@ from mner.labels import spans
 from mner.nn.attention_maps import capture_attention
 from mner.probing.probe import restored_data
 from mner.probing.runner import Runner, to_device
-from mner.runtime import pick_device
+from mner.runtime import keep_memory, pick_device
 
 
 class Look(NamedTuple):
@@ -100,6 +100,7 @@ def attention_command(
     Returns:
         Exit code 0.
     """
+    keep_memory()
     model = FusionModule.load_from_checkpoint(checkpoint)
     data = restored_data(model, root, None if features else str(images), features, context or ())
     runner = Runner(model, data, data.dataset(split), str(pick_device(device)))

@@ -24,7 +24,7 @@ from mner.fusion.base import FusionModule
 from mner.labels import Mode
 from mner.probing.conditions import Condition, both_conditions, context_conditions, image_conditions
 from mner.probing.runner import Runner
-from mner.runtime import pick_device
+from mner.runtime import keep_memory, pick_device
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -276,6 +276,7 @@ def probe_command(
     Returns:
         Exit code 0.
     """
+    keep_memory()
     model = FusionModule.load_from_checkpoint(checkpoint)
     prepared = restored_data(model, root, images, features, context or (), batch_size)
     found = probe(model, prepared, split, emap, repeats, mode, seed=seed, device=str(pick_device(device)))

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 Format = Literal["jsonl", "conll"]
 OURS = (
     *("id", "number", "text", "words", "tags", "entities", "has_image", "image_problem", "context"),
-    *("key", "error", "given"),
+    *("key", "error", "given", "source_file"),
 )
 """Keys of the output that are mner's own."""
 _MADE_UP = re.compile(r"line [0-9]+")  # what CoNLL calls a post without an id, and what no given id may be there
@@ -138,10 +138,11 @@ class Sink:
             if not error:
                 self.problems.update([problem] if problem else [])
                 self.counts["tagged"] += 1
+                self.counts["left out"] += len(result.left_out)
                 self._write(_conll(given, result) if self.format == "conll" else self._json(given, result, problem))
                 return
         self.counts["bad"] += 1
-        record = {"id": given.id, "number": given.number, "key": given.key, "error": error}
+        record = {"id": given.id, **_source(given), "number": given.number, "key": given.key, "error": error}
         self._write(self._with_own(record, given), error=True)
 
     def flush(self) -> None:
@@ -163,6 +164,7 @@ class Sink:
     def _json(self, given: Given, found: Tagged, problem: str) -> str:
         record: dict[str, Any] = {
             "id": given.id,
+            **_source(given),
             **({"number": given.number} if given.id is None else {}),
             "text": found.text,
             "words": [word.text for word in found.words],
@@ -190,6 +192,8 @@ class Sink:
             lines[0] += f", {self.counts['before']} were there before"
         if self.counts["bad"]:
             lines.append(f"{self.counts['bad']} posts could not be tagged; the output has them with their `error`")
+        if self.counts["left out"]:
+            lines.append(f"{self.counts['left out']} entities were left out, whose score is below --min_score")
         if self.clashes:
             named = ", ".join(f"{key} {count}" for key, count in self.clashes.most_common(5))
             lines.append(f"posts had fields that are named as mner's; they are kept under 'given' ({named})")
@@ -197,6 +201,11 @@ class Sink:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self.problems.most_common(5))
             lines.append(f"{self.problems.total()} images were not used ({reasons})")
         return "\n".join(lines)
+
+
+def _source(given: Given) -> dict[str, str]:
+    """The file that a post is from, where there are several."""
+    return {"source_file": given.source} if given.source else {}
 
 
 def _unfit(given: Given, found: Tagged) -> str:
@@ -223,6 +232,7 @@ def _json_keys(file: BinaryIO, path: Path) -> set[str]:
         try:
             record = json.loads(line)
             named = f"line {record['number']}" if record["id"] is None and "key" not in record else f"id {record['id']}"
+            named = f"{record['source_file']}: {named}" if "source_file" in record else named
             done.add(record["key"] if "error" in record else named)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise foreign(path, number, repr(line[:80])) from None

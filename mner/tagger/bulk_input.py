@@ -14,6 +14,7 @@ from mner.data.formats.context import Texts, find_text
 from mner.data.formats.images import SUFFIXES, ImageFolder
 from mner.data.formats.lines import json_object, json_type, string_list, text_field
 from mner.errors import DataFormatError, DataNotFoundError
+from mner.files import name_as_text, name_on_disk
 from mner.tagger.post import Post
 
 MAX_BYTES = 1_000_000
@@ -34,6 +35,7 @@ class Given:
         error: Why there is none; empty otherwise.
         image_problem: Why an image that the input names is not used; empty otherwise.
         own: Fields of the input that are not for mner, which stay in the output.
+        source: The file that it is from, where there are several.
     """
 
     id: str | None
@@ -43,6 +45,7 @@ class Given:
     error: str = ""
     image_problem: str = ""
     own: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 class Images:
@@ -67,7 +70,7 @@ class Images:
         if name.startswith(("http://", "https://")):
             return None, "a URL; nothing is downloaded"
         try:
-            if not (self._inside / name).resolve().is_relative_to(self._inside):
+            if not (self._inside / name_on_disk(name)).resolve().is_relative_to(self._inside):
                 return None, "outside of the folder of images"
             known = self._folder.find(name)
             if known is None:
@@ -82,7 +85,12 @@ class Images:
 
 
 def from_lines(
-    stream: BinaryIO, name: str, images: Images, sources: Sequence[Texts] = (), first: int = 1
+    stream: BinaryIO,
+    name: str,
+    images: Images,
+    sources: Sequence[Texts] = (),
+    first: int = 1,
+    fields: Mapping[str, str] | None = None,
 ) -> Iterator[Given]:
     """Posts of JSON lines: `{"id"?, "text" or "tokens", "image"?, "context"?}`; `image_id` does for `image`.
 
@@ -95,13 +103,20 @@ def from_lines(
         images: Where the images are.
         sources: Context of posts that bring none.
         first: Number of the first line, where the stream is a part of a file.
+        fields: Other names of `text`, `tokens`, `id`, `image` and `context`.
     """
+    for number, raw in lines_of(stream, first):
+        yield raw if isinstance(raw, Given) else _parsed(raw, name, number, images, sources, fields or {})
+
+
+def lines_of(stream: BinaryIO, first: int = 1) -> Iterator[tuple[int, bytes | Given]]:
+    """Lines that hold something, with their numbers; one that is too long is an error in its place."""
     for number, raw in enumerate(_lines(stream), start=first):
         if raw is None:
             error = f"a line of more than {MAX_BYTES} bytes; expected one post a line"
-            yield Given(None, number, f"line {number}", error=error)
+            yield number, Given(None, number, f"line {number}", error=error)
         elif raw.strip():
-            yield _parsed(raw, name, number, images, sources)
+            yield number, raw
 
 
 def from_folder(folder: Path, images: Images, sources: Sequence[Texts] = ()) -> Iterator[Given]:
@@ -143,13 +158,52 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
             yield raw.rstrip(b"\r\n")
 
 
-def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequence[Texts]) -> Given:
-    digest = f"digest {hashlib.sha256(raw).hexdigest()[:16]}"
+def _parsed(
+    raw: bytes, name: str, number: int, images: Images, sources: Sequence[Texts], fields: Mapping[str, str]
+) -> Given:
+    digest = digest_of(raw)
+    try:
+        record = json_object(name, number, decoded(raw.removeprefix(b"\xef\xbb\xbf"), name, number))
+    except ValueError as error:
+        return Given(None, number, digest, error=said(error))
+    return given_of(record, name, number, digest, images, sources, fields)
+
+
+def digest_of(raw: bytes) -> str:
+    """What a record that cannot be read is known by."""
+    return f"digest {hashlib.sha256(raw).hexdigest()[:16]}"
+
+
+def given_of(
+    record: Mapping[str, Any],
+    name: str,
+    number: int,
+    digest: str,
+    images: Images,
+    sources: Sequence[Texts] = (),
+    fields: Mapping[str, str] | None = None,
+) -> Given:
+    """The post of a record with `text` or `tokens`, and perhaps `id`, `image` and `context`.
+
+    Args:
+        record: The record.
+        name: What the input is called in messages.
+        number: Its place there.
+        digest: What it is known by if it cannot be read.
+        images: Where the images are.
+        sources: Context of a post that brings none.
+        fields: Other names of these fields.
+    """
     id_: str | None = None
     own: dict[str, Any] = {}
     try:
-        record = json_object(name, number, _text(raw.removeprefix(b"\xef\xbb\xbf"), name, number))
-        own = {key: value for key, value in record.items() if key not in _READ}
+        names_of = {key: (fields or {}).get(key, key) for key in (*_READ, "image")}
+        read = {names_of[key] for key in _READ}
+        own = {key: value for key, value in record.items() if key not in read}
+        if fields:
+            record = {**own, **{key: record[at] for key, at in names_of.items() if at in record}}
+        else:
+            record = dict(record)
         id_ = _id(name, number, record)
         names = _image_names(name, number, record)
         found_images = [images.find(image_name) for image_name in names]
@@ -176,7 +230,7 @@ def _parsed(raw: bytes, name: str, number: int, images: Images, sources: Sequenc
         else:
             post = Post(words=string_list(name, number, record, "tokens"), **known)
     except (ValueError, TypeError) as error:
-        return Given(id_, number, digest, error=_said(error), own=own)
+        return Given(id_, number, digest, error=said(error), own=own)
     key = f"line {number}" if id_ is None else f"id {id_}"
     return _with_context(Given(id_, number, key, post, "", problem, own), next(iter(names), None), sources)
 
@@ -199,17 +253,17 @@ _READ = ("id", "text", "tokens", "context")
 
 
 def _from_file(path: Path, number: int, images: Images, sources: Sequence[Texts]) -> Given:
-    id_ = path.stem
+    id_ = name_as_text(path.stem)
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise DataFormatError(path, None, f"more than {MAX_BYTES} bytes", "one post")
-        text = _text(raw.removeprefix(b"\xef\xbb\xbf"), path, None)
+        text = decoded(raw.removeprefix(b"\xef\xbb\xbf"), path, None)
         id_.encode()  # names of files need not be text
     except (OSError, ValueError) as error:
         shown = id_.encode(errors="replace").decode()
-        return Given(shown, number, f"file {shown}", error=_said(error))
+        return Given(shown, number, f"file {shown}", error=said(error))
     image, problem = images.find(id_)
     # A post need not have an image, so that a missing one is no problem.
     problem = "" if problem == "missing" else problem
@@ -224,11 +278,16 @@ def _with_context(given: Given, image_id: str | None, sources: Sequence[Texts]) 
     try:
         texts = [find_text(source, example) for source in sources]
     except ValueError as error:  # several texts for one id
-        return replace(given, post=None, error=_said(error))
+        return replace(given, post=None, error=said(error))
     return replace(given, post=replace(post, context=texts if any(texts) else None))
 
 
-def _text(raw: bytes, name: object, number: int | None) -> str:
+def decoded(raw: bytes, name: object, number: int | None) -> str:
+    """The text of bytes.
+
+    Raises:
+        DataFormatError: If they are not UTF-8.
+    """
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -254,7 +313,7 @@ def _image_names(name: str, number: int, record: dict[str, Any]) -> tuple[str, .
     return ()
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """The message, without halves of surrogate pairs, which no file can hold."""
     return (str(error) or type(error).__name__).encode(errors="replace").decode()
 

@@ -1,125 +1,79 @@
-"""From words, context and what is seen to tags: batches, and windows for posts longer than the encoder."""
+"""Tags sections with a model of PyTorch: batches of tensors on its device, in its precision."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mner.batch import Batch
 from mner.data.batching import Collate
-from mner.data.dataset import Item
-from mner.data.examples import Example
 from mner.data.inputs import OF_REGIONS
-from mner.data.tokenizer import MAX_WORD, PostTokenizer
-from mner.data.windows import encode_windows
-from mner.data.word_splitter import Word, readable
+from mner.data.padding import Item
+from mner.data.tokenizer import PostTokenizer
 from mner.errors import MNERError
-from mner.fusion.base import FusionModule
-from mner.labels import spans
-from mner.tagger.image_processor import NOTHING, Seen
+from mner.nn.neighbours import WordNeighbours, use_neighbours
+from mner.runtime import LOWER, Precision, automatic_precision, pick_device
+from mner.tagger.names import Names
+from mner.tagger.sections import Found, Section, SectionDecoder
+
+if TYPE_CHECKING:
+    from mner.fusion.base import FusionModule
 
 log = logging.getLogger(__name__)
 
 
-class Section(NamedTuple):
-    """Words that are decoded together: a post, or a part of a very long one."""
-
-    post: int
-    words: Sequence[Word]
-    context: tuple[str, ...] = ()
-    seen: Seen = NOTHING
-    object_names: tuple[str, ...] = ()
-    relation: float = float("nan")
-
-
-class Found(NamedTuple):
-    """Tags of a section, and its entities as (start, end, type, score), in words."""
-
-    tags: list[str]
-    entities: list[tuple[int, int, str, float]]
-
-
-class Decoder:
-    """Tags sections with a model.
-
-    A section that is too long for the encoder is read in windows that overlap, as in training and evaluation. Their
-    emissions are put together, and the CRF decodes the section as a whole, so that no word is lost and no entity is cut
-    at a window's edge.
+class Decoder(SectionDecoder):
+    """Tags sections with a model of PyTorch, as `SectionDecoder` says.
 
     Args:
         model: The model, in evaluation mode.
         tokenizer: Its tokeniser.
         device: Where it is.
+        names: Names that are always, or never, entities of a type.
+        precision: What label scores are computed in; decoding is always in full precision.
     """
 
-    def __init__(self, model: FusionModule, tokenizer: PostTokenizer, device: torch.device) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        model: FusionModule,
+        tokenizer: PostTokenizer,
+        device: torch.device,
+        names: Names | None = None,
+        precision: Precision = "32-true",
+    ) -> None:
+        super().__init__(model, tokenizer, names)
+        self.lower = LOWER[precision]
         self.device = device
         self.label_set: str | None = getattr(model, "label_set", None)  # taggers with other sets may share the model
 
     @torch.no_grad()
     def __call__(self, sections: Sequence[Section], batch_size: int) -> list[Found]:
         """Tags and entities of each section."""
-        windows = [self.items(section) for section in sections]
-        rows = [(number, item) for number, some in enumerate(windows) for item in some]
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]["token_ids"]))
-        found: dict[int, Found] = {}
-        parts: dict[int, Tensor] = {}  # by row: emissions (w, l) of a window
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = self.batch([rows[row][1] for row in chosen])
-            emissions = self.model.label_scores(batch)
-            if any(len(windows[rows[row][0]]) > 1 for row in chosen):
-                parts |= {row: emissions[place, : len(batch["words"][place])] for place, row in enumerate(chosen)}
-            else:
-                results = self._best(emissions, batch)
-                found |= {rows[row][0]: result for row, result in zip(chosen, results, strict=True)}
-        joined: dict[int, list[Tensor]] = {}
-        for row in sorted(parts):
-            joined.setdefault(rows[row][0], []).append(parts[row])
-        for number, some in joined.items():
-            emissions = torch.cat(some)[None]  # (1, w, l)
-            found[number] = self._best(emissions, self._bare_batch(sections[number], emissions))[0]
-        return [found[number] for number in range(len(sections))]
+        return super().__call__(sections, batch_size)
 
-    def items(self, section: Section) -> list[Item]:
-        """A section as `Collate` takes it: an item for each of its windows."""
-        words = _shown(section.words)
-        known = self.tokenizer.learn(words, section.context)
-        seen, found = section.seen, section.seen.known
-        return [
-            Item(
-                token_ids=np.asarray(ids, dtype=np.int32),
-                post_length=post_length,
-                bounds=np.asarray(bounds, dtype=np.int32),
-                word_starts=np.asarray(starts, dtype=np.int32),
-                tags=None,
-                image=seen.image,
-                image_mask=seen.image_mask,
-                regions=seen.regions,
-                boxes=None if found is None else found.boxes,
-                scores=None if found is None else found.scores,
-                groups=None if found is None else found.groups,
-                object_names=list(section.object_names),
-                relation=section.relation,
-                example=Example(str(section.post), None, words[begin:end], None, section.context),
-            )
-            for ids, starts, post_length, bounds, (begin, end) in encode_windows(
-                self.tokenizer, words, section.context, known
-            )
-        ]
+    @torch.no_grad()
+    def scored(self, sections: Sequence[Section], batch_size: int) -> Iterator[tuple[list[int], Tensor, Batch]]:
+        """Numbers of sections, and what is decoded of them: label scores (b, w, l) and what else decoding needs."""
+        yield from super().scored(sections, batch_size)
+
+    def label_scores(self, batch: Batch) -> Tensor:
+        """Label scores (b, w, l)."""
+        if self.lower is None:
+            return self.model.label_scores(batch)  # type: ignore[no-any-return]
+        with torch.autocast(self.device.type, self.lower):
+            scores: Tensor = self.model.label_scores(batch).float()
+            return scores
 
     def batch(self, items: Sequence[Item]) -> Batch:
         """Items as a batch on the model's device."""
         image = next((item["image"] for item in items if item["image"] is not None), None)
         regions = next((item["regions"] for item in items if item["regions"] is not None), None)
-        needs: frozenset[str] = getattr(self.model, "needs", frozenset())  # an exported model has none
+        needs: frozenset[str] = self.model.needs
         grid = (1, 1)
         if image is not None and needs & OF_REGIONS and self.model.image_encoder is not None:
             grid = self.model.image_encoder.grid(image.shape[-1])
@@ -134,30 +88,54 @@ class Decoder:
         moved: Any = {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in batch.items()}
         return cast(Batch, moved)
 
-    def _bare_batch(self, section: Section, emissions: Tensor) -> Batch:
-        """What decoding needs of a section whose windows were read apart."""
-        mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
-        words = [_shown(section.words)]
-        return self._of_set(Batch(word_mask=mask, words=words, id=[str(section.post)], image_id=[None]))
+    def join(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Emissions (w, l) of windows as those of their post (1, w, l), and its word mask (1, w)."""
+        joined = torch.cat(list(parts))[None]
+        return joined, torch.ones(joined.shape[:2], dtype=torch.bool, device=joined.device)
 
-    def _of_set(self, batch: Batch) -> Batch:
+    def without(self, emissions: Tensor, forbidden: Any) -> Tensor:
+        """Emissions (b, w, l) that leave labels out (b, w, l)."""
+        return emissions.masked_fill(torch.from_numpy(forbidden).to(emissions.device), -torch.inf)
+
+    def _of_set(self, batch: Any) -> Batch:
         if self.label_set is not None:
             batch["label_set"] = self.label_set
-        return batch
+        known: Batch = batch
+        return known
 
-    def _best(self, emissions: Tensor, batch: Batch) -> list[Found]:
-        tags = [[self.model.labels[index] for index in path] for path in self.model.decode(emissions, batch)]
-        entities = [spans(some) for some in tags]
-        scores = self.model.entity_scores(emissions, batch, entities)
-        return [
-            Found(some, [(*span, score) for span, score in zip(its, of, strict=True)])
-            for some, its, of in zip(tags, entities, scores, strict=True)
-        ]
+
+def place(
+    model: FusionModule,
+    device: str,
+    precision: str,
+    label_set: str | None,
+    neighbours: WordNeighbours | str | PathLike[str] | None,
+) -> tuple[torch.device, Precision, str | None]:
+    """Make a model ready to tag on a device; gives the device, the precision and the label set."""
+    where = pick_device(device)
+    model.eval().to(where)
+    chosen = choose_precision(model, where, precision), choose_label_set(model, label_set)
+    if neighbours is not None:
+        use_neighbours(model, neighbours)
+    return where, *chosen
+
+
+def choose_precision(model: FusionModule, device: torch.device, precision: str) -> Precision:
+    """What label scores are computed in.
+
+    Raises:
+        ValueError: If there is no such precision.
+    """
+    if precision not in (*LOWER, "auto"):
+        raise ValueError(f"Expected argument `precision` to be auto, {', '.join(LOWER)}, but got {precision!r}")
+    if precision == "auto":
+        return automatic_precision(device, model.text_encoder.width, training=False)
+    return cast(Precision, precision)
 
 
 def choose_label_set(model: FusionModule, label_set: str | None) -> str | None:
     """Use a label set of a model, and say so where nobody chose among several."""
-    sets = list(getattr(model, "label_sets", ()))  # an exported model has none
+    sets = list(model.label_sets)
     if label_set is None and not sets:
         return None
     if not sets:
@@ -166,8 +144,3 @@ def choose_label_set(model: FusionModule, label_set: str | None) -> str | None:
         log.warning("The model has label sets %s; tagging with %r, as label_set= chooses no other", sets, sets[0])
     model.use(label_set or sets[0])
     return model.label_set
-
-
-def _shown(words: Sequence[Word]) -> tuple[str, ...]:
-    """Words as the model reads them."""
-    return tuple(readable(word.text[:MAX_WORD]) for word in words)

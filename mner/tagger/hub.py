@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 import torch
 
 import mner
-from mner.data.tokenizer import PostTokenizer, read_kept, write_kept
+from mner.data.tokenizer import PostTokenizer, write_kept
 from mner.encoders.own_model import CLASS
 from mner.encoders.text import ADAPTERS
 from mner.errors import CheckpointError
 from mner.files import output_folder, refuse_inputs
 from mner.fusion.base import FusionModule
-from mner.training.checkpoint import KEY, build_module, plain_names, read_checkpoint, write_extras
-from mner.training.stored_facts import check_data
+from mner.tagger.folder import CONFIG, FORMAT, read_config, read_file
+from mner.tagger.packing import StoredType, packed, unpacked
+from mner.training.checkpoint import KEY, TRAINING_STATE, build_module, plain_names, read_checkpoint, write_extras
+from mner.training.stored_facts import CALIBRATION
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-FORMAT = 1
-"""Version of the folder's layout, the value of `mner_model` in its configuration."""
+WEIGHTS, CARD = "model.safetensors", "README.md"
 Scores = Mapping[str, float]
 
 
@@ -43,6 +43,7 @@ def save_model(
     scores: Scores | None = None,
     licence: str | None = None,
     tokenizer: PostTokenizer | None = None,
+    dtype: StoredType = "float32",
 ) -> Path:
     """Write a model as a folder: `config.json`, `model.safetensors`, its tokeniser's files and a card, `README.md`.
 
@@ -54,6 +55,8 @@ def save_model(
         scores: Scores to show, such as `{"test/f1": 0.74}`.
         licence: Identifier of the licence you give it, such as `mit`; it is your choice, and mner makes none.
         tokenizer: Its tokeniser, for a model whose checkpoint has none since it was saved without a data module.
+        dtype: What weights are stored as; float16 is half of float32's size, int8 about a quarter. They are float32
+            again once loaded, rounded.
 
     Raises:
         CheckpointError: If there is no tokeniser, without which the model is of no use.
@@ -65,9 +68,10 @@ def save_model(
 
     with output_folder(folder) as place:
         config = save_parts(model, place, scores, licence, tokenizer)
+        state = packed({name: value.detach().cpu() for name, value in merged_state(model).items()}, dtype)
         # Each tensor on its own: safetensors refuses those that share memory.
-        state = {name: value.detach().cpu().contiguous().clone() for name, value in merged_state(model).items()}
-        save_file(state, place / WEIGHTS, metadata={"format": "pt"})
+        apart = {name: value.contiguous().clone() for name, value in state.items()}
+        save_file(apart, place / WEIGHTS, metadata={"format": "pt"})
         (place / CARD).write_text(model_card(config), encoding="utf-8")
     return Path(folder)
 
@@ -144,7 +148,8 @@ def load_model(name: str | os.PathLike[str], revision: str | None = None, token:
     _check_own_encoder(config["text_config"])
     data = dict(config.get("data") or {})
     data["tokenizer"] = {file: read_file(folder, file) for file in config["tokenizer_files"]}
-    facts = {key: config.get(key) for key in ("class", "version", "seed", "text_config")} | {"data": data}
+    kept = ("class", "version", "seed", "text_config", CALIBRATION)
+    facts = {key: config.get(key) for key in kept} | {"data": data}
     checkpoint = {KEY: facts, "hyper_parameters": config["hyper_parameters"], "state_dict": _weights(folder)}
     model = build_module(checkpoint, FusionModule, folder)
     return Shared(model, dict(config.get("scores") or {}), config.get("licence"))
@@ -239,49 +244,12 @@ def _download(name: str, revision: str | None, token: str | None) -> Path:
         ) from error
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a saved model.
-
-    Raises:
-        CheckpointError: If it is none of ours.
-    """
-    try:
-        config = json.loads(read_file(folder, CONFIG))
-        good = config["mner_model"] == FORMAT and isinstance(config["hyper_parameters"], dict)
-        good = good and all(isinstance(config[key], str) for key in ("class", "version"))
-        good = good and isinstance(config["text_config"], dict) and isinstance(config["tokenizer_files"], list)
-        good = good and isinstance(config.get("scores") or {}, dict)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        good = False
-    if not good:
-        raise CheckpointError(
-            f"Expected a model that mner saved in {folder} (its {CONFIG} with mner_model {FORMAT}), but it is another. "
-            "A checkpoint of `mner fit` is loaded with from_checkpoint"
-        )
-    check_data(config.get("data"), folder)
-    return dict(config)
-
-
-def read_file(folder: Path, name: object) -> str:
-    """A file of the folder itself, as `read_kept` gives it.
-
-    Raises:
-        CheckpointError: If it has no plain name, or cannot be read.
-    """
-    if not isinstance(name, str) or not name or Path(name).name != name:
-        raise CheckpointError(f"Expected plain names of files in {folder}, but got {name!r}")
-    try:
-        return read_kept(folder / name)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"Expected a file {name} in {folder}, but it cannot be read ({error})") from error
-
-
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / WEIGHTS)
+        return unpacked(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"Expected the weights {WEIGHTS} in {folder}, but they cannot be read ({error})"
@@ -313,8 +281,6 @@ def merge_checkpoint(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
     Raises:
         CheckpointError: If it is no checkpoint of `mner`, or has no adapters.
     """
-    from mner.tagger.hub import merged_state
-
     checkpoint: dict[str, Any] = read_checkpoint(os.fspath(path))
     if not checkpoint[KEY]["text_config"].pop(ADAPTERS, None):
         raise CheckpointError(f"Expected a checkpoint with LoRA adapters at {os.fspath(path)}, but it has none")
@@ -327,10 +293,7 @@ def merge_checkpoint(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
     return target
 
 
-_OF_TRAINING = (
-    *("optimizer_states", "lr_schedulers", "callbacks", "loops"),
-    *("current_model_state", "averaging_state"),  # of Lightning's WeightAveraging
-)
+_OF_TRAINING = (*TRAINING_STATE, "callbacks", "loops")
 """What a merged checkpoint leaves out: it belongs to the adapters' training."""
 
 

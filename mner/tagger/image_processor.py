@@ -8,22 +8,22 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from mner.data.dataset import join_images
 from mner.data.formats.images import MAX_PIXELS, load_image, to_rgb
 from mner.data.inputs import OF_REGIONS, RegionSet, cell_boxes, join_regions
-from mner.data.transforms import ImageTransform, transform_for
-from mner.encoders.detectors import RegionDetector, Regions
-from mner.encoders.image import ImageEncoder
-from mner.encoders.weights import weights_hash
 from mner.errors import CheckpointError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported with the first model that sees pictures
+    import torch
+    from torch import Tensor
+
+    from mner.data.transforms import ImageTransform
+    from mner.encoders.detectors import RegionDetector
+    from mner.encoders.image import ImageEncoder
     from mner.fusion.base import FusionModule
+    from mner.tagger.engines import Exported
 
 
 class Opened(NamedTuple):
@@ -52,6 +52,8 @@ def joined(parts: Sequence[Seen]) -> Seen:
     real = [part for part in parts if part is not NOTHING]
     if len(parts) == 1 or not real:
         return parts[0]
+    from mner.data.dataset import join_images
+
     image, there = join_images([part.image for part in parts])
     known = join_regions([part.known for part in parts])
     regions = None if known is None else known.features
@@ -111,9 +113,9 @@ class Sight:
 
     def __init__(
         self,
-        model: FusionModule,
+        model: FusionModule | Exported,
         data: Mapping[str, Any],
-        device: torch.device,
+        device: torch.device | str,
         encoder: ImageEncoder | RegionDetector | None = None,
         weights: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -126,10 +128,13 @@ class Sight:
         self._encoder = encoder
         self._weights = weights
         self._grid: tuple[int, int] | None = None
-        self._own: ImageEncoder | None = getattr(model, "image_encoder", None)
+        self._own: Any = getattr(model, "image_encoder", None)
         if self.blind:
             self.lacks = f"the model ({type(model).__name__}) uses no image"
-        elif self._own is not None:
+            return
+        from mner.data.transforms import ImageTransform, transform_for
+
+        if self._own is not None:
             if data and not data.get("images"):
                 self.lacks = "the model was trained without images"
             else:
@@ -159,20 +164,20 @@ class Sight:
             return [NOTHING] * len(pictures)
         if self.meta is None:
             return [NOTHING if picture is None else Seen(image=self._pixels(picture)) for picture in pictures]
+        from mner.encoders.detectors import RegionDetector
+        from mner.tagger.feature_encoder import detected_features, grid_features
+
         encoder = self._made()
         found = [place for place, picture in enumerate(pictures) if picture is not None]
         chosen = [picture for picture in pictures if picture is not None]
         boxes: list[NDArray[np.float32] | None] = [None] * len(chosen)
         if isinstance(encoder, RegionDetector):
-            detected = encoder.detect(chosen)
-            sets = [_region_set(regions, picture) for regions, picture in zip(detected, chosen, strict=True)]
-            boxes = [regions.boxes.numpy() for regions in detected]
+            detected = detected_features(encoder, chosen)
+            sets, boxes = [regions for regions, _ in detected], [where for _, where in detected]
         else:
-            with torch.no_grad():
-                grids = encoder(torch.stack([self._pixels(picture) for picture in chosen]).to(self.device))
+            grids = grid_features(encoder, self._needed_transform(), chosen, self.device)
             cells = cell_boxes(*(self.grid() or (1, 1))) if self.needs & OF_REGIONS else None
-            scores = np.ones(grids.shape[1], np.float32)
-            sets = [RegionSet(grid, cells, scores) for grid in grids.float().cpu().numpy()]
+            sets = [RegionSet(grid, cells, np.ones(len(grid), np.float32)) for grid in grids]
         seen = [NOTHING] * len(pictures)
         for place, some, where in zip(found, sets, boxes, strict=True):
             features = some.features.astype(self.meta["dtype"])  # rounded as the stored ones were
@@ -182,6 +187,8 @@ class Sight:
 
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the regions of a picture; None where they form no grid."""
+        from mner.encoders.image import ImageEncoder
+
         encoder = self._encoder if self.meta is not None else self._own
         if self.transform is None or not isinstance(encoder, ImageEncoder):
             return None
@@ -190,11 +197,16 @@ class Sight:
         return self._grid
 
     def _pixels(self, picture: Image.Image) -> Tensor:
+        return self._needed_transform()(picture)
+
+    def _needed_transform(self) -> ImageTransform:
         if self.transform is None:
             raise ValueError("Expected an encoder of pixels, but the features are of detected regions")
-        return self.transform(picture)
+        return self.transform
 
     def _made(self) -> ImageEncoder | RegionDetector:
+        from mner.tagger.feature_encoder import make_encoder
+
         if self._encoder is None and self.meta is not None:
             try:
                 self._encoder = make_encoder(self.meta, self._weights)
@@ -207,67 +219,3 @@ class Sight:
         if self._encoder is None:
             raise ValueError("Expected features of images, but the model takes none")
         return self._encoder.to(self.device)
-
-
-def _region_set(regions: Regions, picture: Image.Image) -> RegionSet:
-    size = np.array([*picture.size, *picture.size], dtype=np.float32)
-    return RegionSet(
-        regions.features.numpy(),
-        np.clip(regions.boxes.numpy() / size, 0, 1),
-        regions.scores.numpy(),
-        None if regions.groups is None else regions.groups.numpy(),
-        list(regions.names),
-    )
-
-
-def make_encoder(
-    meta: Mapping[str, Any], weights: str | os.PathLike[str] | None = None
-) -> ImageEncoder | RegionDetector:
-    """What made stored features, by their description.
-
-    Args:
-        meta: The description, as in the store's `meta.json` and in checkpoints.
-        weights: File of the weights, if the features were made with a file.
-
-    Raises:
-        CheckpointError: If the weights are not there or are others.
-    """
-    origin = meta.get("weights")
-    if weights is None and origin not in ("pretrained", "random", "none"):
-        raise CheckpointError(f"its weights were the local file {origin!r}, whose place is not known")
-    given = os.fspath(weights) if weights is not None else "pretrained" if origin == "pretrained" else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # as `mner features` makes random weights
-        encoder = _grid_encoder(meta, given) if meta["kind"] == "grid" else _detector(meta, given)
-    if meta.get("weights_hash") not in (None, weights_hash(encoder)):
-        raise CheckpointError(f"the weights of {meta['encoder']} are not those that made the features (another hash)")
-    return encoder
-
-
-def _grid_encoder(meta: Mapping[str, Any], weights: str | None) -> ImageEncoder:
-    return ImageEncoder(meta["encoder"], weights=weights)
-
-
-def _detector(meta: Mapping[str, Any], weights: str | None) -> RegionDetector:
-    options = dict(meta.get("transform") or {})
-    if "pyramid" not in options:
-        return _named(str(meta["encoder"]), weights, options)
-    from mner.encoders.image_inputs import build_crops
-
-    finder = dict(options["detector"] or {})
-    origin = finder.pop("weights", "none")
-    if origin not in ("pretrained", "random", "none"):
-        raise CheckpointError(f"its detector's weights were the local file {origin!r}: build it, give it as `encoder`")
-    # First the detector, as `mner features` does, so that random weights are the same.
-    detector = _named(finder.pop("name"), origin if origin == "pretrained" else None, finder) if finder else None
-    return build_crops(options, detector, weights)
-
-
-def _named(name: str, weights: str | None, options: Mapping[str, Any]) -> RegionDetector:
-    from mner.encoders.detectors import RandomDetector, TorchvisionDetector
-
-    if name == "random":
-        return RandomDetector(**options)
-    if name.startswith("torchvision/"):
-        return TorchvisionDetector("COCO" if weights == "pretrained" else weights, **options)
-    raise CheckpointError(f"{name} is made by hand: build it and give it as `encoder`")

@@ -45,12 +45,28 @@ def model_card(config: Mapping[str, Any], name: str = "owner/model") -> str:
         _table([(key, f"{100 * value:.2f}") for key, value in config["scores"].items()], ("score", "per cent"))
         if config["scores"]
         else "None were given.",
+        *_calibration(config.get("calibration") or {}),
         "## Configuration",
         "```json\n" + json.dumps(_shown(options), indent=1, ensure_ascii=False).replace("```", "'''") + "\n```",
         "## Licence",
         f"`{_plain(config['licence'])}`" if config.get("licence") else "None was given. Ask the owner before use.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _calibration(found: Mapping[str, Any]) -> list[str]:
+    """What `mner calibrate` found, for each label set."""
+    if not found:
+        return []
+    rows: list[tuple[str, str]] = []
+    for name, facts in found.items():
+        where = f" of {name}" if name else ""
+        rows.append((f"temperature{where}, fitted on {facts.get('fitted_on')}", f"{facts['temperature']:.3f}"))
+        for when in ("before", "after"):
+            if isinstance(facts.get(when), (int, float)):
+                rows.append((f"expected calibration error of entities there, {when}", f"{100 * facts[when]:.2f} %"))
+    text = "Scores are probabilities of whole entities, at a temperature that was fitted on held-out posts."
+    return ["## Confidence", text, _table(rows)]
 
 
 def _types(labels: Any) -> list[str]:

@@ -6,21 +6,24 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from mner.data.tokenizer import PostTokenizer
 from mner.data.word_splitter import Word
+from mner.encoders.characters import padded_characters
 from mner.errors import CheckpointError
 from mner.files import output_folder
 from mner.fusion.base import FusionModule
 from mner.nn.recurrent import ONNX
-from mner.tagger.decoder import Decoder, Section
-from mner.tagger.engines import GRAPH, TRANSITIONS, Exported, padded_characters, require
+from mner.tagger.decoder import Decoder
+from mner.tagger.engines import EXPORT, GRAPH, TRANSITIONS, Exported, require
+from mner.tagger.folder import PLAIN
 from mner.tagger.hub import save_parts
-from mner.tagger.image_processor import Seen
-from mner.tagger.tagger import Tagger
+from mner.tagger.image_processor import Seen, Sight
+from mner.tagger.sections import Section
 
 TOLERANCE = 1e-4
 """Most that a label score may differ from PyTorch's."""
@@ -32,7 +35,18 @@ _POSTS = (
 )
 
 
-def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
+class Exportable(Protocol):
+    """What an export needs of a `Tagger`."""
+
+    model: FusionModule
+    tokenizer: PostTokenizer
+    sight: Sight
+    sources: list[str]
+    scores: dict[str, float]
+    licence: str | None
+
+
+def export_onnx(tagger: Exportable, folder: str | os.PathLike[str]) -> float:
     """Write a model as a folder that `Tagger.from_onnx` loads.
 
     The graph takes what a `Batch` holds (word pieces, and the image or its features) and gives label scores. Batch,
@@ -51,7 +65,7 @@ def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
         MissingDependencyError: If ONNX is not installed.
         CheckpointError: If the model cannot be exported, or the graph gives other scores.
     """
-    require("onnx", "onnxscript", "onnxruntime")
+    require(*EXPORT)
     model = tagger.model
     if not isinstance(model, FusionModule):
         raise CheckpointError("Expected a model of PyTorch, but it is exported already")
@@ -71,13 +85,20 @@ def export_onnx(tagger: Tagger, folder: str | os.PathLike[str]) -> float:
         return _export(tagger, model, place)
 
 
-def _export(tagger: Tagger, model: FusionModule, place: Path) -> float:
+def _export(tagger: Exportable, model: FusionModule, place: Path) -> float:
     device = model.device
     model.cpu()
     try:
-        batches = _batches(tagger)
+        batches = probe_batches(tagger)
         _trace(model, batches[0], place / GRAPH)
-        save_parts(model, place, tagger.scores, tagger.licence, tagger.tokenizer, {"mner_onnx": 1})
+        save_parts(
+            model,
+            place,
+            tagger.scores,
+            tagger.licence,
+            tagger.tokenizer,
+            {"mner_onnx": 1, PLAIN: tagger.tokenizer.is_plain()},
+        )
         from safetensors.torch import save_file
 
         save_file({name: value.detach().clone() for name, value in model.crf.state_dict().items()}, place / TRANSITIONS)
@@ -129,7 +150,7 @@ def _trace(model: FusionModule, batch: Mapping[str, Tensor], path: Path) -> None
         raise CheckpointError(f"{type(model).__name__} cannot be exported: {' '.join(reason)}") from error
 
 
-def _batches(tagger: Tagger) -> list[dict[str, Tensor]]:
+def probe_batches(tagger: Exportable) -> list[dict[str, Tensor]]:
     """What to trace with and what to compare on: posts of several lengths, with and without image and context."""
     model = tagger.model
     generator = torch.Generator().manual_seed(0)
@@ -151,7 +172,10 @@ def _batches(tagger: Tagger) -> list[dict[str, Tensor]]:
         ]
         made: dict[str, Any] = dict(decoder.batch([decoder.items(section)[0] for section in sections]))
         names = list(_TEXT)
-        if hasattr(model, "characters") or model.text_encoder.reads_characters:
+        encoder = model.text_encoder
+        if encoder.word_vectors.mean:
+            names.append("word_ends")
+        if hasattr(model, "characters") or encoder.reads_characters or encoder.word_vectors.characters:
             made["characters"] = padded_characters(made["words"], made["word_mask"].shape[1])
             names.append("characters")
         if model.uses_image:
@@ -168,7 +192,7 @@ def _difference(model: FusionModule, exported: Exported, batches: list[dict[str,
         batch: Any = tensors
         with torch.no_grad():
             expected = model.emissions(batch)
-        found = exported.emissions(batch)
+        found = torch.from_numpy(exported.label_scores(batch))
         real = tensors["word_mask"]
         worst = max(worst, float((found - expected)[real].abs().max()))
     return worst

@@ -138,6 +138,7 @@ class Tagged(list[Entity]):
         has_image: Whether the model saw an image.
         image_problem: Why it did not see the image that was given; empty otherwise.
         context: The texts that the model read beside the post, one for each source.
+        left_out: Entities whose score is below the tagger's `min_score`; their words are tagged `O`.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class Tagged(list[Entity]):
         has_image: bool = False,
         image_problem: str = "",
         context: Sequence[str] = (),
+        left_out: Sequence[Entity] = (),
     ) -> None:
         super().__init__(entities)
         self.text = text
@@ -158,6 +160,7 @@ class Tagged(list[Entity]):
         self.has_image = has_image
         self.image_problem = image_problem
         self.context = tuple(context)
+        self.left_out = tuple(left_out)
 
     def _repr_html_(self) -> str:
         """For notebooks."""

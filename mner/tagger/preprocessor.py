@@ -6,17 +6,18 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mner.data.datamodules.loading import TAGS
-from mner.data.inputs import split_names
+from mner.data.inputs import TAGS, split_names
 from mner.data.tokenizer import PostTokenizer
 from mner.data.word_splitter import Splitter, Style, Word, readable, split_words
 from mner.errors import CheckpointError
+from mner.tagger.folder import PLAIN
 from mner.tagger.image_processor import NOTHING, Opened, Seen, Sight, joined, open_picture
 from mner.tagger.post import Context, Post
 
 if TYPE_CHECKING:
     from mner.fusion.base import FusionModule
     from mner.preprocessing.image_texts import Describe
+    from mner.tagger.engines import Exported
 
 MAX_CONTEXT = 100
 """Characters of context that are looked at for each piece that fits into the encoder."""
@@ -106,7 +107,11 @@ class Preparer:
                 start += len(word) + 1
             return text, words
         text = post.text or ""
-        return text, split_words(text, self.style) if isinstance(self.style, str) else list(self.style(text))
+        return text, self.split(text)
+
+    def split(self, text: str) -> list[Word]:
+        """The words of a text."""
+        return split_words(text, self.style) if isinstance(self.style, str) else list(self.style(text))
 
     def _see(self, opened: Sequence[Opened], described: Sequence[bool]) -> tuple[list[Opened], list[Seen]]:
         """What the model gets of each picture, and problems with them, of which the user is told.
@@ -216,9 +221,7 @@ class Preparer:
             warnings.warn(message, kind, stacklevel=2)
 
 
-def _by_post(
-    opened: Sequence[Opened], seen: Sequence[Seen], counts: Sequence[int]
-) -> tuple[list[Opened], list[Seen]]:
+def _by_post(opened: Sequence[Opened], seen: Sequence[Seen], counts: Sequence[int]) -> tuple[list[Opened], list[Seen]]:
     """Pictures and what is seen of them, of each post: the first picture that is used, all problems, all regions."""
     pictures, joint, start = [], [], 0
     for count in counts:
@@ -231,7 +234,7 @@ def _by_post(
     return pictures, joint
 
 
-def tokenizer_of(model: FusionModule, data: Mapping[str, Any]) -> PostTokenizer:
+def tokenizer_of(model: FusionModule | Exported, data: Mapping[str, Any]) -> PostTokenizer:
     """The word-piece tokeniser of a model: the checkpoint's own, or that of the text encoder that it names.
 
     Raises:
@@ -239,7 +242,8 @@ def tokenizer_of(model: FusionModule, data: Mapping[str, Any]) -> PostTokenizer:
     """
     name = model.hparams.get("text_encoder")
     if data.get("tokenizer"):
-        tokenizer = PostTokenizer.from_files(data["tokenizer"], data.get("max_length"), data.get("replace_urls"))
+        given = data["tokenizer"], data.get("max_length"), data.get("replace_urls"), bool(data.get(PLAIN))
+        tokenizer = PostTokenizer.from_files(*given)
     elif isinstance(name, str):
         tokenizer = PostTokenizer(name)
     else:

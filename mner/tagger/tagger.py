@@ -5,30 +5,36 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from mner.data.datamodules.joint import described
+from mner.data.inputs import described
 from mner.data.tokenizer import PostTokenizer
 from mner.data.word_splitter import STYLES, Splitter, Style, style_of
 from mner.errors import CheckpointError
-from mner.fusion.base import FusionModule
-from mner.runtime import Turns, pick_device
-from mner.tagger.decoder import Decoder, Found, Section, choose_label_set
-from mner.tagger.image_processor import NOTHING, Sight
+from mner.tagger.engines import Exported
+from mner.tagger.image_processor import Sight
+from mner.tagger.names import Given, names_for
+from mner.tagger.placement import decoder_of, placed
 from mner.tagger.post import Context, Entity, Post, Tagged, groups, posts_of
 from mner.tagger.preprocessor import ImageWarning, Prepared, Preparer, tokenizer_of
+from mner.tagger.results import sections_of, tagged_of
+from mner.tagger.sections import Found
+from mner.tagger.sharing import Sharing, Turns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mner.encoders.detectors import RegionDetector
     from mner.encoders.image import ImageEncoder
+    from mner.fusion.base import FusionModule
+    from mner.nn.neighbours import WordNeighbours
     from mner.preprocessing.image_texts import Describe
+    from mner.runtime import Precision
+    from mner.tagger.engine_choice import Engine
+    from mner.tagger.packing import StoredType
     from mner.tagger.render import Rendering
 
 __all__ = ["Entity", "ImageWarning", "Post", "Tagged", "Tagger"]
-SECTION = 10_000
-"""Words that are decoded together; longer texts are cut."""
 AHEAD = 8
 """Batches that are read together where nobody waits for the first: 97 % of their pieces are real, not 60 %."""
 AnyPost = Post | str | Sequence[str] | Mapping[str, Any]
@@ -38,7 +44,7 @@ class Tagger:
     """Finds entities in new posts with a trained model.
 
     Text is split, and context and images are prepared, as the checkpoint says that they were in training. Threads can
-    share a tagger: they take turns, some batches each.
+    share a tagger: their posts are tagged together, and an error reaches the thread alone whose post has it.
 
     Args:
         model: A model from a checkpoint.
@@ -54,9 +60,18 @@ class Tagger:
         batch_size: Posts that are tagged together.
         device: `auto`, `cpu`, `cuda`, ...
         label_set: Whose labels to tag with, of a model with several label sets; None for the first.
+        min_score: Entities with a lower score are left out; they are in `Tagged.left_out`.
+        names: Names that are always, or never, entities of a type: files as `Names.read` takes them, or a `Names`.
+        neighbours: Training words whose labels are mixed into those of the model, or their file (`mner neighbours`).
+        precision: `32-true`, `bf16-mixed`, `16-mixed`, or `auto` for what the device does best, by a measurement of
+            some milliseconds; never slower than float32. Lower precisions may give other entities.
+        engine: What computes label scores: `torch`, `onnx` or `openvino` (a graph, written once into a cache),
+            `compile`, or `auto`, the fastest of the first three that are installed, measured on some posts.
+        int8: Whether `auto` and `onnx` may round weights to eight bits; then entities may differ.
 
     Attributes:
         labels: The BIO labels.
+        precision: What label scores are computed in.
         prepare: Makes of posts what the model takes: texts split, images opened, contexts found.
         sources: Names of the context sources that the model was trained with.
         scores: Scores that a shared model came with.
@@ -75,7 +90,7 @@ class Tagger:
 
     def __init__(
         self,
-        model: FusionModule,
+        model: FusionModule | Exported,
         *,
         captioner: Describe | str | None = None,
         caption_source: str | None = None,
@@ -86,25 +101,41 @@ class Tagger:
         batch_size: int = 32,
         device: str = "auto",
         label_set: str | None = None,
+        min_score: float = 0.0,
+        names: Given = None,
+        neighbours: WordNeighbours | str | os.PathLike[str] | None = None,
+        precision: Precision | Literal["auto"] = "32-true",
+        engine: Engine = "torch",
+        int8: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected argument `batch_size` to be at least 1, but got {batch_size}")
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"Expected argument `min_score` to be from 0 to 1, but got {min_score}")
+        self.min_score = min_score
         self.turns = Turns()
-        self.device = pick_device(device)
-        self.model = model.eval().to(self.device)
-        self.label_set = choose_label_set(model, label_set)
+        self.sharing = Sharing()
+        self.model: Any = model
+        self.device, self.precision, self.label_set = placed(model, device, precision, label_set, neighbours)
         self.labels = list(model.labels)
         self.batch_size = batch_size
         self.data: dict[str, Any] = described((model.restored or {}).get("data") or {}, self.label_set)
         self.tokenizer = tokenizer or tokenizer_of(model, self.data)
-        self.decoder = Decoder(self.model, self.tokenizer, self.device)
         self.sight = Sight(model, self.data, self.device, encoder, image_weights)
         found = (self.data.get("words") or {}).get("style")  # checkpoints of before say nothing of it
         style = words or (found if found in STYLES else style_of(self.data.get("name")))
         self.prepare = Preparer(self.data, self.tokenizer, self.sight, style, captioner, caption_source)
         self.sources = self.prepare.sources
+        self.names = names_for(names, self.labels, self.prepare.split)
+        parts = self.tokenizer, self.device, self.names, self.precision
+        self.decoder = self._drawn_by = decoder_of(model, *parts)
         self.scores: dict[str, float] = {}
         self.licence: str | None = None
+        if engine != "torch" or int8:
+            from mner.tagger.engine_choice import with_engine
+
+            self.decoder = decoder_of(with_engine(self, engine, int8), *parts)
+        self.engine: str = getattr(self.decoder.model, "engine", "torch")
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str], **options: Any) -> Self:
@@ -117,6 +148,8 @@ class Tagger:
         Raises:
             CheckpointError: If it is not there, or is no checkpoint of `mner`.
         """
+        from mner.fusion.base import FusionModule  # an exported model needs none of it
+
         if Path(path).is_dir():
             raise CheckpointError(f"Expected a checkpoint, but {path} is a folder")
         model = FusionModule.load_from_checkpoint(path)
@@ -153,7 +186,7 @@ class Tagger:
 
     @classmethod
     def from_onnx(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
-        """A tagger that runs an exported model with ONNX Runtime.
+        """A tagger that runs an exported model with ONNX Runtime, without importing torch if it is one of text alone.
 
         Args:
             folder: What `mner export` wrote.
@@ -163,10 +196,7 @@ class Tagger:
             MissingDependencyError: If ONNX Runtime is not installed.
             CheckpointError: If the folder holds no exported model.
         """
-        from mner.tagger.engines import Exported
-
-        model: Any = Exported(folder)
-        return cls(model, **options, device="cpu")
+        return cls(Exported(folder), **{"device": "cpu", **options})
 
     @classmethod
     def load(cls, name: str | os.PathLike[str], **options: Any) -> Self:
@@ -185,6 +215,7 @@ class Tagger:
         folder: str | os.PathLike[str],
         scores: Mapping[str, float] | None = None,
         licence: str | None = None,
+        dtype: StoredType = "float32",
     ) -> Path:
         """Write the model as a folder that holds everything to tag with: safetensors, configuration, tokeniser, card.
 
@@ -193,10 +224,11 @@ class Tagger:
             scores: Scores for the card, such as `{"test/f1": 0.74}`; `mner.tagger.hub.scores_of` has those of a
                 prediction file. None for those that the model came with.
             licence: Identifier of the licence that you give it, such as `mit`. None for the one that it came with.
+            dtype: What weights are stored as: float32, float16 or int8; loaded they are float32 again, rounded.
         """
         from mner.tagger.hub import save_model
 
-        return save_model(self.model, folder, scores or self.scores, licence or self.licence, self.tokenizer)
+        return save_model(self.model, folder, scores or self.scores, licence or self.licence, self.tokenizer, dtype)
 
     def push_to_hub(
         self,
@@ -270,9 +302,7 @@ class Tagger:
         if size < 1 or ahead < 1:
             raise ValueError(f"Expected `batch_size` and `ahead` to be at least 1, but got {size} and {ahead}")
         for group in groups(map(Post.of, posts), size, ahead):
-            with self.turns:
-                tagged = self.finish(self.prepare(group), size)
-            yield from tagged
+            yield from self.sharing(group, size, self._tag)
 
     def render(
         self, posts: Any = None, image: Any = None, context: Any = None, attention: bool = True, *, words: Any = None
@@ -290,49 +320,25 @@ class Tagger:
         """
         from mner.tagger.render import Rendering, pictures_of, post_html
 
-        given = posts_of(posts, image, context, words)
-        parts = []
+        given, parts = posts_of(posts, image, context, words), []
         for post in given if isinstance(given, list) else [given]:
             with self.turns:
                 (prepared,) = self.prepare([post])
                 (tagged,) = self.finish([prepared])
-                pictures = pictures_of(self.decoder, self.sight, prepared, tagged, attention)
+                pictures = pictures_of(self._drawn_by, self.sight, prepared, tagged, attention)
             parts.append(post_html(tagged, self.sources, pictures))
         return Rendering(parts)
 
     # One batch of posts, from what was given to entities
 
+    def _tag(self, posts: list[Post], size: int) -> list[Tagged]:
+        with self.turns:
+            return self.finish(self.prepare(posts), size)
+
     def finish(self, prepared: Sequence[Prepared], batch_size: int | None = None) -> list[Tagged]:
         """Tag what `prepare` made of posts."""
-        sections = [
-            Section(
-                number, post.words[start : start + SECTION], post.context, post.seen, post.object_names, post.relation
-            )
-            for number, post in enumerate(prepared)
-            for start in range(0, len(post.words), SECTION)
-        ]
+        sections = sections_of(prepared)
         found: list[list[Found]] = [[] for _ in prepared]
         for section, result in zip(sections, self.decoder(sections, batch_size or self.batch_size), strict=True):
             found[section.post].append(result)
-        return [_tagged(post, parts) for post, parts in zip(prepared, found, strict=True)]
-
-
-def _tagged(post: Prepared, found: Sequence[Found]) -> Tagged:
-    entities: list[Entity] = []
-    tags: list[str] = []
-    for section in found:
-        before = len(tags)
-        tags += section.tags
-        for start, end, type_, score in section.entities:
-            start, end = before + start, before + end
-            first, last = post.words[start].start, post.words[end - 1].end
-            entities.append(Entity(post.text[first:last], type_, first, last, round(score, 6), start, end))
-    return Tagged(
-        entities,
-        text=post.text,
-        words=post.words,
-        tags=tags,
-        has_image=post.seen is not NOTHING,
-        image_problem=post.opened.problem,
-        context=post.context,
-    )
+        return [tagged_of(post, parts, self.min_score) for post, parts in zip(prepared, found, strict=True)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint
+from torch import Tensor
 
 from mner.encoders.lora import Adapters
 from mner.errors import CheckpointError
@@ -103,7 +104,16 @@ class FindLearningRate(LearningRateFinder):
 class BestByF1(ModelCheckpoint):
     """Keeps the checkpoint of the best lenient F1 on the valid split (a tie keeps the earlier one), and the last one.
 
-    The last one is what an interrupted run goes on from: `mner fit … --ckpt_path …/last.ckpt`.
+    The last one is what an interrupted run goes on from: `mner fit … --ckpt_path …/last.ckpt`. The best one, which is
+    there to be used, holds the weights once and no state of the optimiser, which is twice their size.
+
+    Args:
+        monitor: As Lightning's.
+        mode: As Lightning's.
+        filename: As Lightning's.
+        save_last: As Lightning's; where it is not `True`, a run goes on from the best checkpoint, which is whole then.
+        save_weights_only: As Lightning's, for both; None for the best one alone.
+        kwargs: As Lightning's.
     """
 
     def __init__(
@@ -112,9 +122,14 @@ class BestByF1(ModelCheckpoint):
         mode: str = "max",
         filename: str = "best",
         save_last: bool | None = True,
+        save_weights_only: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(monitor=monitor, mode=mode, filename=filename, save_last=save_last, **kwargs)
+        bare = bool(save_weights_only)
+        super().__init__(
+            monitor=monitor, mode=mode, filename=filename, save_last=save_last, save_weights_only=bare, **kwargs
+        )
+        self._best_is_slim = save_weights_only is None and save_last is True
 
     _held: Any = None
 
@@ -145,6 +160,15 @@ class BestByF1(ModelCheckpoint):
         if self._held is not None:
             self._held.release()
             self._held = None
+
+    def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        # Not by Lightning's own `save_weights_only`: it leaves out what callbacks do to the weights, such as averaging.
+        module: Any = trainer.lightning_module
+        module.saves_training_state = not self._best_is_slim
+        try:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+        finally:
+            module.saves_training_state = True
 
     # Lightning keeps the last checkpoint only where the score got better: then a run could go on from there only.
 

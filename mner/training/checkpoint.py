@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import logging
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,17 +12,15 @@ import torch
 from torch import nn
 
 import mner
-from mner.encoders.text import ADAPTERS
+from mner.encoders.text import ADAPTERS, WORD_VECTORS
+from mner.encoders.word_parts import WordVectors
 from mner.errors import CheckpointError, MNERError
 from mner.labels import entity_types
 from mner.runtime import run_seed
 from mner.training.old_names import renamed
-from mner.training.stored_facts import check_facts
+from mner.training.stored_facts import CALIBRATION, check_facts
 
 KEY = "mner"
-_HEADS = ("head.", "heads.", "crf.", "crfs.")
-"""What scores labels, and so belongs to them."""
-log = logging.getLogger(__name__)
 COMPILED = "_orig_mod."
 """What `torch.compile(part)` puts into the names of the part's weights."""
 
@@ -65,9 +61,38 @@ def write_extras(module: Kept, checkpoint: dict[str, Any]) -> None:
         "seed": run_seed(),
         "text_config": _plain(module.text_encoder.config),
         "data": _data_extras(module),
+        **_calibration(module),
     }
     # LightningCLI reads this key when it is given a checkpoint without a config.
     checkpoint["hyper_parameters"] = {**_plain(dict(module.hparams)), "_class_path": class_path(module)}
+
+
+TRAINING_STATE = (
+    *("optimizer_states", "lr_schedulers"),
+    *("current_model_state", "averaging_state"),  # of Lightning's WeightAveraging
+)
+"""What a checkpoint has for a run to go on from, and nothing else needs."""
+
+
+def without_training_state(checkpoint: dict[str, Any]) -> None:
+    """Take out what only a run that goes on needs: two thirds of a checkpoint that was trained with AdamW."""
+    for name in TRAINING_STATE:
+        checkpoint.pop(name, None)
+
+
+def check_goes_on(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuse to go on with a run from a checkpoint that holds weights alone.
+
+    Raises:
+        CheckpointError: If it has no state of the optimiser.
+    """
+    if "optimizer_states" not in checkpoint:
+        last = Path(path).with_name("last.ckpt")
+        raise CheckpointError(
+            f"{path} holds the weights and no state of the optimiser, so that no run goes on from it; give "
+            f"{last if last.is_file() else 'the last.ckpt of the run'} to go on, or --model.init_from {path} to begin "
+            "a new training from its encoders and fusion"
+        )
 
 
 def plain_names(state: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +134,16 @@ def read_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
     return checkpoint
 
 
+def copy_with(path: str | Path, out: str | Path, facts: dict[str, Any]) -> None:
+    """Write a checkpoint again, with other facts on it beside the weights; all else in it stays as it is.
+
+    Raises:
+        CheckpointError: If it is no checkpoint of ours.
+    """
+    checkpoint = read_checkpoint(path)
+    torch.save({**checkpoint, KEY: {**checkpoint[KEY], **_plain(facts)}}, out)
+
+
 def _check_ours(checkpoint: Any, path: str | Path = "the given path") -> None:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict) or "state_dict" not in checkpoint:
         raise CheckpointError(
@@ -138,33 +173,8 @@ def accept(module: Kept, checkpoint: dict[str, Any]) -> None:
             f"The checkpoint was trained with entity types {_types(labels)}, but the data have "
             f"{_types(own)}; choose the data set that it was trained for"
         )
-    _check_adapters(module, checkpoint[KEY].get("text_config") or {})
+    _check_added(module, checkpoint[KEY].get("text_config") or {})
     module.restored = checkpoint[KEY]
-
-
-def begin_from(module: Any, path: str | Path) -> None:
-    """Take encoders and fusion from another model's checkpoint, and say what was kept and what is new.
-
-    Raises:
-        CheckpointError: If it is no checkpoint of ours, or its text encoder is another.
-    """
-    state = read_checkpoint(path)["state_dict"]
-    own_names(module, state)
-    own = {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(_HEADS)}
-    kept = {name: state[name] for name, tensor in own.items() if name in state and state[name].shape == tensor.shape}
-    lacking = next((name for name in own if name.startswith("text_encoder.") and name not in kept), None)
-    if lacking is not None:
-        raise CheckpointError(
-            f"The text encoder of {path} is another than the model's ({lacking} differs); give model.text_encoder as "
-            "that checkpoint has it, or leave the model out, so that the checkpoint says it"
-        )
-    module.load_state_dict(kept, strict=False)
-    parts = Counter(name.partition(".")[0] for name in kept)
-    new = dict.fromkeys(name.partition(".")[0] for name in module.state_dict() if name not in kept)
-    log.warning(
-        "init_from %s: kept %s; begun anew: %s",
-        path, ", ".join(f"{part} ({count} tensors)" for part, count in parts.items()), ", ".join(new),
-    )  # fmt: skip
 
 
 def _types(labels: Any) -> Any:
@@ -174,14 +184,21 @@ def _types(labels: Any) -> Any:
     return entity_types(labels)
 
 
-def _check_adapters(module: Kept, config: dict[str, Any]) -> None:
-    """Lightning would name each weight of the adapters, and not say what to do."""
+def _check_added(module: Kept, config: dict[str, Any]) -> None:
+    """Lightning would name each weight of what was added, and not say what to do."""
     own = module.text_encoder.adapters
     stored, given = config.get(ADAPTERS), None if own is None else own.plain()
     if stored != given:
         raise CheckpointError(
             f"The checkpoint was written with {_named(stored)}, but the model has {_named(given)}; train on with the "
             "callbacks that it was trained with (mner.training.callbacks.LoRA)"
+        )
+    vectors, made = WordVectors(**(config.get(WORD_VECTORS) or {})), module.text_encoder.word_vectors
+    if vectors != made:
+        raise CheckpointError(
+            f"The checkpoint was written with word vectors of {vectors.plain() or 'first pieces alone'}, but the model "
+            f"has {made.plain() or 'first pieces alone'}; train on with the callbacks that it was trained with "
+            "(mner.training.word_vectors)"
         )
 
 
@@ -273,6 +290,14 @@ def _data_extras(module: Kept) -> dict[str, Any]:
         return described
     restored: dict[str, Any] = (module.restored or {}).get("data", {})
     return restored
+
+
+def _calibration(module: Kept) -> dict[str, Any]:
+    """The temperature of a calibrated model; weights that are being trained have none."""
+    trainer = getattr(module, "_trainer", None)
+    found = (module.restored or {}).get(CALIBRATION)
+    trained = trainer is not None and trainer.state.fn == "fit"
+    return {} if trained or not found else {CALIBRATION: _plain(found)}
 
 
 def _plain(value: Any) -> Any:

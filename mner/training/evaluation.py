@@ -17,6 +17,7 @@ from mner.data.formats.predictions import Prediction, ScoredSpan
 from mner.data.windows import whole_posts
 from mner.labels import MODES, Span, spans
 from mner.training.label_sets import LabelSets
+from mner.training.stored_facts import temperature_of
 
 
 class Evaluation(LabelSets):
@@ -43,6 +44,11 @@ class Evaluation(LabelSets):
         self._tested: dict[str, list[tuple[list[str], list[str]]]] = {}  # by label set
         self.restored: dict[str, Any] | None = None
         self._tokenizer: str | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What label scores are divided by where they become probabilities: as `mner calibrate` found it, else 1."""
+        return temperature_of(self.restored, self.label_set)
 
     # What the strategy's half has
 

@@ -17,8 +17,19 @@ from mner.data.agreement import check_batch, tokenizer_of
 from mner.data.datamodules.joint import described, parts_of
 from mner.data.loader import PostLoader
 from mner.data.recipe import check_inputs, check_restored
-from mner.training.checkpoint import accept, begin_from, load_module, own_names, plain_names, write_extras
+from mner.runtime import leave_group_at_exit
+from mner.training.checkpoint import (
+    accept,
+    check_goes_on,
+    load_module,
+    own_names,
+    plain_names,
+    without_training_state,
+    write_extras,
+)
+from mner.training.checkpoint_file import write_whole
 from mner.training.evaluation import Evaluation
+from mner.training.init_from import begin_from
 from mner.training.optimisation import adamw, follow_new_groups, rate_between, warmup_and_decay
 
 ExtraLoss = Callable[[Any, Batch, Tensor], Tensor]
@@ -34,6 +45,7 @@ class TaggingModule(Evaluation):
         region_order_matters: Whether regions in another order may give other emissions.
         extra_losses: Parts of the training loss by name, beside those of `losses`: functions of module, batch and
             emissions (b, w, l) that a technique registers for a run.
+        saves_training_state: Whether checkpoints have what a run goes on from beside the weights.
     """
 
     region_order_matters: ClassVar[bool] = False
@@ -41,6 +53,7 @@ class TaggingModule(Evaluation):
     def __init__(self, labels: list[str] | dict[str, list[str]]) -> None:
         super().__init__(labels)
         self.extra_losses: dict[str, ExtraLoss] = {}
+        self.saves_training_state = True
         self._begun = False
         self._places: list[dict[str, Any]] = []  # in the epoch, of the loaders of a run that goes on
 
@@ -68,6 +81,8 @@ class TaggingModule(Evaluation):
 
     def setup(self, stage: str) -> None:
         """Refuse data that do not bring what the model was built for."""
+        leave_group_at_exit()
+        write_whole(self.trainer)
         if stage == "fit" and self.restored is not None and not self.training:
             self.train()  # a loaded module is in evaluation mode, and Lightning would train it so, without dropout
         data = getattr(self.trainer, "datamodule", None)
@@ -159,10 +174,14 @@ class TaggingModule(Evaluation):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the model again: class, configuration, tokeniser, data fingerprint."""
         write_extras(self, checkpoint)
+        if not self.saves_training_state:
+            without_training_state(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another class or of other labels; Lightning calls this when it restores one."""
         accept(self, checkpoint)
+        if self.trainer.training:
+            check_goes_on(checkpoint, self.trainer.ckpt_path or "the given path")
         options = checkpoint.get("hyper_parameters", {})
         if "fusion_learning_rate" not in options:  # of a time when all but the encoders had one rate; a run keeps it
             self.hparams["fusion_learning_rate"] = options.get("head_learning_rate") or options.get("learning_rate")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from mner.errors import CheckpointError
 
+CALIBRATION = "calibration"
+"""Where a checkpoint has what `mner calibrate` found: by label set ("" for a model with one list of labels) the
+`temperature`, and expected calibration errors on the posts that it was fitted on, `before` and `after`."""
 DATA: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "replace_urls", "object_names"), str),
     **dict.fromkeys(("fingerprints", "words", "tokenizer", "label_sets"), dict),
@@ -33,6 +37,26 @@ def check_facts(checkpoint: Mapping[str, Any], key: str, path: object) -> None:
     _expect(path, "hyper_parameters", checkpoint.get("hyper_parameters"), dict)
     _expect(path, "state_dict", checkpoint.get("state_dict"), dict)
     check_data(facts.get("data"), path)
+    check_calibration(facts.get("calibration"), path)
+
+
+def check_calibration(found: Any, path: object) -> None:
+    """As `check_facts`, for the temperatures that `mner calibrate` wrote."""
+    if found is None:
+        return
+    _expect(path, CALIBRATION, found, dict)
+    for facts in found.values():
+        _expect(path, CALIBRATION, facts, dict)
+        temperature = facts.get("temperature")
+        _expect(path, f"{CALIBRATION}/temperature", temperature, (int, float))
+        if not 0 < temperature < math.inf:
+            raise _other(path, f"{CALIBRATION}/temperature", temperature, "a number above 0")
+
+
+def temperature_of(facts: Mapping[str, Any] | None, label_set: str | None = None) -> float:
+    """The temperature that a checkpoint's facts have for a label set; 1 where it was not calibrated."""
+    found = ((facts or {}).get(CALIBRATION) or {}).get(label_set or "")
+    return 1.0 if found is None else float(found["temperature"])
 
 
 def check_data(data: Any, path: object) -> None:

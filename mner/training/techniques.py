@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 
 from mner.batch import Batch
+from mner.data.agreement import tokenizer_of
+from mner.data.datamodules.joint import parts_of
+from mner.encoders.steps import stack
 from mner.nn.objectives import divergence
+from mner.runtime import run_seed
 from mner.training.callbacks import LoRA
 from mner.training.module import TaggingModule
+from mner.training.word_vectors import WordVectorPart
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +82,8 @@ def _follow(schedule: Any, groups: list[dict[str, Any]]) -> None:
 
 def _depths(encoder: Any) -> dict[int, int]:
     """By id of a parameter, how many layers of n it is below the top: 0 in the last layer, n in the embeddings."""
-    layers = list(encoder.layers)
-    below = {id(parameter): len(layers) for parameter in encoder.parameters()}
+    layers = stack(encoder.model)
+    below = {id(parameter): len(layers) for parameter in encoder.model.parameters()}
     for place, layer in enumerate(layers, start=1):
         below.update({id(parameter): len(layers) - place for parameter in layer.parameters()})
     return below
@@ -103,9 +109,9 @@ class AveragedWeights(EMAWeightAveraging):
         super().__init__(decay=decay, use_buffers=False)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the weights, with the adapters of a LoRA callback in them wherever that one is in the list."""
+        """Copy the weights, with what other callbacks add to the model in them wherever those are in the list."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, LoRA):
+            if isinstance(callback, (LoRA, WordVectorPart)):
                 callback.setup(trainer, pl_module, stage)
         super().setup(trainer, pl_module, stage)
 
@@ -151,6 +157,107 @@ class RDrop(pl.Callback):
         second, mask = module.emissions(batch), batch["word_mask"]
         both = divergence(module.crf, second, emissions, mask) + divergence(module.crf, emissions, second, mask)
         return self.weight * both / 2
+
+
+class WordDropout(pl.Callback):
+    """Some words of a training post are hidden, so that the words around them have to tell (Iyyer et al. 2015).
+
+    Each word is dropped with probability `p`: all of its pieces become the tokeniser's mask, as in the training of BERT
+    (Devlin et al. 2019), or its unknown piece where it has no mask. Labels stay, so that the model learns to name an
+    entity from its surroundings, not by heart. Context is left whole (the data module's `context_dropout` drops it),
+    and so are the characters of words for models that read them.
+
+    Random numbers are torch's, which a run that goes on takes from its checkpoint. It has no other state.
+
+    Args:
+        p: Probability with which a word is dropped; flair has .05.
+
+    Raises:
+        ValueError: If `p` is no probability, or nobody knows the tokeniser.
+    """
+
+    def __init__(self, p: float = 0.05) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"Expected `p` to be a probability, but got {p}")
+        self.p = p
+        self._mask = 0
+        self._kept = torch.empty(0, dtype=torch.long)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn what stands for a word that is hidden, and what is no word."""
+        parts = list(parts_of(getattr(trainer, "datamodule", None), pl_module).values())
+        own = parts[0].post_tokenizer if parts else tokenizer_of(_tagging(pl_module))
+        if own is None:
+            raise ValueError("WordDropout needs the tokeniser's mask; fit with a data module, which has the tokeniser")
+        of = own.tokenizer
+        self._mask = of.unk_token_id if of.mask_token_id is None else of.mask_token_id
+        ends = {of.cls_token_id, of.sep_token_id, of.bos_token_id, of.eos_token_id} - {None, of.unk_token_id}
+        self._kept = torch.tensor(sorted(ends), dtype=torch.long)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Hide words of the batch."""
+        batch["token_ids"] = self.hide(batch)
+
+    def hide(self, batch: Batch) -> Tensor:
+        """The ids (b, t) of a batch, some words hidden."""
+        ids, starts, words = batch["token_ids"], batch["word_starts"], batch["word_mask"]
+        place = torch.zeros_like(ids).scatter_add_(1, starts, words.long()).cumsum(1)  # (b, t), from 1; 0 before words
+        dropped = torch.rand(words.shape, device=ids.device) < self.p
+        dropped = torch.nn.functional.pad(dropped & words, (1, 0)).gather(1, place)
+        pieces = batch["token_mask"] & (batch["segment_ids"] == 0) & ~torch.isin(ids, self._kept.to(ids.device))
+        if "word_ends" in batch:  # in a window other words follow, which are not the last word's pieces
+            pieces &= torch.arange(ids.shape[1], device=ids.device) < batch["word_ends"].amax(1, keepdim=True)
+        return ids.masked_fill(dropped & pieces, self._mask)
+
+
+class ReinitializedLayers(pl.Callback):
+    """The last layers of the text encoder begin anew (Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning").
+
+    What these layers learnt is about the words that were masked in pretraining; the paper finds that begun anew, as
+    they were before it, 1 to 6 of BERT-large's 24 bear few training posts better. A run that goes on from a checkpoint
+    keeps its layers, and so does a second `fit` with the same callback. All processes begin alike.
+
+    Args:
+        layers: How many of the last layers.
+
+    Raises:
+        ValueError: If the encoder has fewer layers or is no stack of layers, or if its weights are frozen by LoRA.
+    """
+
+    def __init__(self, layers: int = 1) -> None:
+        if layers < 1:
+            raise ValueError(f"Expected `layers` of 1 or more, but got {layers}")
+        self.layers = layers
+        self._done = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin them anew, once."""
+        if self._done or trainer.ckpt_path is not None:
+            return
+        encoder = _tagging(pl_module).text_encoder
+        if encoder.adapters is not None:
+            raise ValueError("Layers that begin anew have to learn, but LoRA freezes them; leave one of the two out")
+        found = stack(encoder.model)
+        if self.layers > len(found):
+            raise ValueError(f"Expected `layers` of up to {len(found)}, which the encoder has, but got {self.layers}")
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(run_seed() or 0)  # for each process the same
+            for part in (part for layer in found[-self.layers :] for part in layer.modules()):
+                for parameter in part.parameters(recurse=False):
+                    parameter.__dict__.pop("_is_hf_initialized", None)  # transformers would leave it as it was loaded
+                encoder.model._init_weights(part)
+        self._done = True
+        log.info("The last %d of %d layers of the text encoder begin anew", self.layers, len(found))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it is done."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over whether it is done."""
+        self._done = state_dict["done"]
 
 
 def _tagging(module: pl.LightningModule) -> TaggingModule:

@@ -10,19 +10,57 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.precision.precision import _PRECISION_INPUT
+from pytorch_lightning.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator
 
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.datamodules.joint import JointDataModule, chosen_part
 from mner.data.formats.predictions import MARK, Prediction, prediction_header, write_predictions
 from mner.files import STANDARD, refuse_foreign
-from mner.runtime import run_seed, versions
+from mner.nn.neighbours import WordNeighbours, use_neighbours
+from mner.runtime import automatic_precision, pick_device, run_seed, versions
 from mner.training.checkpoint import class_path
 from mner.training.module import TaggingModule
 from mner.training.score_report import check_against_seqeval, score_table
+from mner.training.stored_facts import CALIBRATION
 
 
 class Trainer(pl.Trainer):
-    """`pytorch_lightning.Trainer` whose `test` prints a full report and whose `predict` writes a prediction file."""
+    """`pytorch_lightning.Trainer` whose `test` prints a full report and whose `predict` writes a prediction file.
+
+    Args:
+        accelerator: As Lightning's.
+        precision: As Lightning's, or `auto` for what the machine does best, as `mner.runtime.automatic_precision`
+            finds it: never what is slower here than float32. None for float32.
+        limit_train_batches: As Lightning's: a number of batches (1) or a share (1.0). This and the next four are named
+            here since `typing` may give `Union[float, int]`, which some package wrote first, for Lightning's
+            `Union[int, float]`; the command line then reads 1 as 1.0.
+        limit_val_batches: As Lightning's.
+        limit_test_batches: As Lightning's.
+        limit_predict_batches: As Lightning's.
+        overfit_batches: As Lightning's.
+        options: As Lightning's.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: str | Accelerator = "auto",
+        precision: _PRECISION_INPUT | Literal["auto"] | None = None,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        **options: Any,
+    ) -> None:
+        if precision == "auto":
+            precision = automatic_precision(device_of(accelerator))
+        super().__init__(
+            accelerator=accelerator, precision=precision, limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches, limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches, overfit_batches=overfit_batches, **options,
+        )  # fmt: skip
 
     def validate(  # type: ignore[override]  # fewer arguments: the command line needs no more
         self,
@@ -80,6 +118,7 @@ class Trainer(pl.Trainer):
         split: Literal["train", "valid", "test"] = "test",
         weights_only: bool | None = None,
         label_set: str | None = None,
+        neighbours: str | None = None,
     ) -> Any:
         """Write the predictions of one split as JSON lines.
 
@@ -91,20 +130,23 @@ class Trainer(pl.Trainer):
             split: The split to predict.
             weights_only: As for `torch.load`; here so that the config that `fit` saved is understood.
             label_set: Which of several data sets to predict; not for a single one.
+            neighbours: File of training words (`mner neighbours`) whose labels are mixed into those of the model.
 
         Returns:
             The predictions, in file order (None where they were made in processes that are gone, as under `ddp_spawn`).
         """
         if datamodule is None or model is None:
             raise ValueError("Expected a model and a data module, but got none")
-        refuse_foreign(output, MARK, [] if ckpt_path in (None, "best", "last") else [str(ckpt_path)])
+        inputs = [] if ckpt_path in (None, "best", "last") else [str(ckpt_path)]
+        refuse_foreign(output, MARK, [*inputs, *([] if neighbours is None else [neighbours])])
         data = chosen_part(datamodule, label_set)
         if label_set is not None:
             model.use(label_set)
         data.predict_split = split
         writer = _Writer(output, split)
         # What else is printed, such as progress, must not get between the lines of the predictions.
-        with redirect_stdout(sys.stderr) if output == STANDARD else nullcontext(), self._also(writer):
+        also = nullcontext() if neighbours is None else self._also(_Mixing(neighbours))
+        with redirect_stdout(sys.stderr) if output == STANDARD else nullcontext(), also, self._also(writer):
             super().predict(
                 model,
                 datamodule=data,
@@ -154,6 +196,21 @@ class _TestReport(pl.Callback):
         print("SpanF1 and seqeval agree.")
 
 
+class _Mixing(pl.Callback):
+    """Mixes the labels of neighbours into a model's, once its weights are loaded, for one prediction."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin."""
+        use_neighbours(pl_module, self.file)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """End."""
+        pl_module.neighbours = None
+
+
 class _Writer(pl.Callback):
     """Writes what `predict_step` returns; Lightning's own list cannot hold frozen dataclasses."""
 
@@ -178,6 +235,17 @@ class _Writer(pl.Callback):
                 write_predictions(self.output, header(pl_module, data, self.split, trainer.ckpt_path), self.written)
             if self.output != STANDARD:
                 print(f"\n{len(self.written)} posts of {self.split} written to {self.output}")
+
+
+def device_of(accelerator: str | Accelerator) -> torch.device:
+    """Where a Trainer with this accelerator computes, as far as precision is concerned: `meta` where nobody knows."""
+    if accelerator == "auto":
+        return pick_device("auto")
+    if accelerator == "cpu" or isinstance(accelerator, CPUAccelerator):
+        return torch.device("cpu")
+    if accelerator in ("gpu", "cuda") or isinstance(accelerator, CUDAAccelerator):
+        return torch.device("cuda" if torch.cuda.is_available() else "meta")
+    return torch.device("meta")
 
 
 def _chosen(module: TaggingModule, stage: str) -> Iterator[str]:
@@ -215,7 +283,11 @@ def header(model: TaggingModule, data: MNERDataModule, split: str, checkpoint: s
         seed=seed,
         context=data.context_names,
     )
-    return {**made, "versions": versions()}
+    store: WordNeighbours | None = getattr(model, "neighbours", None)
+    if store is not None:
+        made["neighbours"] = {"k": store.k, "temperature": store.temperature, "weight": store.weight}
+    found = ((model.restored or {}).get(CALIBRATION) or {}).get(model.label_set or "")
+    return {**made, "versions": versions(), **({CALIBRATION: found} if found else {})}
 
 
 def _gather(mine: list[Any]) -> list[Any]:

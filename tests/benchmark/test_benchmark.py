@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ from mner.benchmark.paper import TABLE_1, published
 from mner.benchmark.plan import BenchmarkError, plan
 from mner.benchmark.report import plot_runs
 from mner.benchmark.results import against_paper
-from mner.benchmark.run import _printing_to, arguments, exclusive, execute, recorded
+from mner.benchmark.run import arguments, exclusive, execute, printing_to, recorded
 from mner.cli.evaluation import benchmark_command
 from mner.cli.lightning import run
 from mner.data.formats.predictions import read_predictions
@@ -45,6 +46,20 @@ def epochs_trained(monkeypatch):
     started = []
     monkeypatch.setattr(FusionModule, "on_train_epoch_start", lambda self: started.append(self.current_epoch))
     return started
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: \xff", ":1: found the byte 0xff, which is not UTF-8"),
+        (b"a: 1\nb: [1\n", "a.yaml:3: found "),
+        (b"a: \x01", "special characters are not allowed"),
+    ],
+)
+def test_a_config_that_is_no_yaml(tmp_path, content, said):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(DataFormatError, match=re.escape(said)):
+        plan([tmp_path / "a.yaml"], [0])
 
 
 def test_plan_goes_through_all_configs_before_the_next_seed(write):
@@ -195,7 +210,7 @@ def test_unknown_baseline(write, tmp_path):
 
 
 def test_prints_below_python_go_to_the_log_too(tmp_path, capfd):
-    with _printing_to(tmp_path / "log"):
+    with printing_to(tmp_path / "log"):
         os.write(1, b"from below\n")
         os.write(2, b"an error\n")
     os.write(1, b"after\n")

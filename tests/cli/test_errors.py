@@ -20,6 +20,7 @@ import mner
 from mner.cli import main
 from mner.cli.errors import explain, guarded
 from mner.cli.main import COMMANDS, LIGHTNING
+from mner.cli.training_parser import BUNDLED, given_configs
 from mner.errors import DataFormatError
 from mner.fusion import FusionModule
 from mner.runtime import pick_device
@@ -172,6 +173,15 @@ def test_a_locale_that_has_no_such_letter():
 # Configs
 
 
+def test_a_config_is_utf_8_whatever_the_locale_says(here, tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_bytes("model: TextOnly\n# Zürich\n".encode("latin-1"))
+    assert main(["fit", "--config", str(tmp_path / "bad.yaml")]) == 2
+    assert "bad.yaml:2: found the byte 0xfc, which is not UTF-8" in capsys.readouterr().err
+    (tmp_path / "good.yaml").write_bytes("\ufeffmodle: 1  # Zürich 北京\n".encode())
+    assert main(["fit", "--config", str(tmp_path / "good.yaml")]) == 2
+    assert "there is no option 'modle'" in capsys.readouterr().err
+
+
 def test_a_config_from_a_pipe_is_read_once(here, tmp_path):
     config = {
         "model": {"class_path": "TextOnly", "init_args": {"text_encoder": "bert"}},
@@ -186,6 +196,21 @@ def test_a_config_from_a_pipe_is_read_once(here, tmp_path):
         cli = main(["fit", *[word.replace("PIPE", str(pipe)) for word in form]])
         writer.join()
         assert cli.trainer.fast_dev_run
+
+
+def test_the_quick_starts_config_comes_with_the_package(here, tmp_path, monkeypatch, capsys):
+    ours = BUNDLED["quickstart"]
+    assert ours.read_bytes() == (Path(__file__).parents[2] / "examples/quickstart.yaml").read_bytes()
+    for form in (["--config", "quickstart"], ["--config=quickstart"], ["-c", "quickstart"]):
+        assert str(ours) in given_configs(["fit", *form])[-1]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", "quickstart", "--print_config"])
+    assert not end.value.code
+    assert "SampleDataModule" in capsys.readouterr().out
+    (tmp_path / "quickstart").write_text("modle: 1\n", encoding="utf-8")  # the user's own comes first
+    assert main(["fit", "--config", "quickstart"]) == 2
+    assert "there is no option 'modle'" in capsys.readouterr().err
 
 
 # Ctrl-C and pipes

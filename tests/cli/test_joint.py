@@ -51,7 +51,7 @@ def test_each_is_predicted_with_its_own_types(run, tmp_path, name, own, others):
     found = read_predictions(output)
     assert own in found.header["labels"]
     assert others not in found.header["labels"]
-    assert len(found.posts) == len((run[0] / name / "test.txt").read_text().split("IMGID:")) - 1
+    assert len(found.posts) == len((run[0] / name / "test.txt").read_text(encoding="utf-8").split("IMGID:")) - 1
 
 
 def test_tagged_with_the_types_that_are_asked_for(run, tmp_path):
@@ -61,7 +61,7 @@ def test_tagged_with_the_types_that_are_asked_for(run, tmp_path):
     for name in ("a", "b"):
         output = tmp_path / f"{name}.jsonl"
         assert not main(["tag", str(posts), "--checkpoint", str(run[1]), "--label_set", name, "--output", str(output)])
-        found[name] = json.loads(output.read_text())
+        found[name] = json.loads(output.read_text(encoding="utf-8"))
     assert found["a"]["entities"] != found["b"]["entities"]  # two heads of random weights
     # and the record beside the output says which, so that another set does not go on in it
     assert main(["tag", str(posts), "--checkpoint", str(run[1]), "--label_set", "b", "--output", str(output)]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 
@@ -72,3 +73,30 @@ def test_a_file_for_each(tmp_path, capsys):
     assert "(none) / LOC" in said
     assert main(["data", "agreement", str(tmp_path / "ann.txt")]) == 2
     assert "Expected two annotators or more, but found ann" in capsys.readouterr().err
+
+
+def test_annotators_of_one_file_are_not_one_of_several_files(tmp_path, capsys):
+    """Two annotations of a post in a file that stands for one annotator: neither is taken in silence."""
+    row = {"text": "Ana of Oslo", "_input_hash": 1, "_view_id": "ner_manual", "answer": "accept"}
+    first = {**row, "spans": [{"start": 0, "end": 3, "label": "PER"}], "_session_id": "s-ann"}
+    (tmp_path / "both.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (first, {**row, "spans": []})))
+    (tmp_path / "bob.jsonl").write_text(json.dumps(first) + "\n")
+    assert main(["data", "agreement", str(tmp_path / "both.jsonl"), str(tmp_path / "bob.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "both: found post '1' twice by 'both'; expected one annotation a post. Annotators of one file" in said
+
+
+def test_a_text_that_comes_again_is_another_post(tmp_path, capsys):
+    for name, tags in (("ann", ["B-PER", "O"]), ("bob", ["B-PER", "B-LOC"])):
+        rows = [{"tokens": ["Ana", "Oslo"], "ner_tags": [tag, "O"]} for tag in tags]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "agreement", str(tmp_path / "ann.jsonl"), str(tmp_path / "bob.jsonl")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:7] == ["ann", "/", "bob", "2", "1", "2", "66.7"]
+
+
+def test_a_file_of_the_standard_input(tmp_path, capsys, monkeypatch):
+    rows = json.dumps({"id": 1, "tokens": ["Ana"], "ner_tags": ["B-PER"]}) + "\n"
+    (tmp_path / "ann.jsonl").write_text(rows)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(rows.encode())))
+    assert main(["data", "agreement", "-", str(tmp_path / "ann.jsonl")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:7] == ["-", "/", "ann", "1", "1", "1", "100.0"]

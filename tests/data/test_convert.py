@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
+from PIL import Image
 
 from mner.cli import main
 from mner.data.examples import Example
@@ -69,12 +74,52 @@ def test_what_cannot_be_is_one_line(tmp_path, source, arguments, said, monkeypat
     assert (tmp_path / "there.jsonl").read_text() == "mine"
 
 
+def test_from_a_pipe_into_a_pipe(tmp_path, source, monkeypatch):
+    """`-` is the standard input, and another one the standard output, which gets the posts alone."""
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "mner", "data", "convert", "-", "-", "--format"]
+    for format, suffix in (("csv_spans", ".csv"), ("parquet", ".parquet")):
+        done = subprocess.run([*command, format], input=source.read_bytes(), capture_output=True, check=True)
+        (tmp_path / f"a{suffix}").write_bytes(done.stdout)
+        assert read_posts(f"a{suffix}") == POSTS
+        assert b"posts: 10 posts, 20 entities" in done.stderr
+    done = subprocess.run([*command, "brat"], input=source.read_bytes(), capture_output=True)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"Several files cannot go to the standard output (-); name a folder" in done.stderr
+    assert not (tmp_path / "-").exists()
+
+
 def test_to_hugging_face(tmp_path, source):
     datasets = pytest.importorskip("datasets")
     assert main(["data", "convert", str(source), str(tmp_path / "hf"), "--format", "huggingface"]) == 0
     found = datasets.load_from_disk(str(tmp_path / "hf"))
     assert list(found) == ["train"]
     assert read_posts(tmp_path / "hf" / "train") == POSTS
+
+
+@pytest.mark.parametrize("by", ["group", "share"])
+def test_posts_without_gold_are_in_no_split(tmp_path, by, capsys):
+    """Or the splits that `convert` writes would not be fit for training, as `verify` says."""
+    posts = [replace(post, tags=None if n in (2, 7) else post.tags) for n, post in enumerate(POSTS)]
+    write_posts(tmp_path / "in.jsonl", posts, "json_lines")
+    out = tmp_path / "out"
+    assert main(["data", "convert", str(tmp_path / "in.jsonl"), str(out), "--split", "6/1/1", "--by", by]) == 0
+    assert read_posts(out / "unlabelled.jsonl") == [posts[2], posts[7]]
+    splits = [post for split in ("train", "valid", "test") for post in read_posts(out / f"{split}.jsonl")]
+    assert sorted(post.id for post in splits) == sorted({post.id for post in posts} - {"p2", "p7"})
+    assert main(["data", "verify", str(out)]) == 0, capsys.readouterr().out
+
+
+def test_what_lies_beside_one_file_is_checked(tmp_path, source, capsys):
+    """The images and texts that training would take."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images" / "i3.png")
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "blip.jsonl").write_text('{"image_id": "i3", "caption": "a dog"}\n')
+    assert main(["data", "verify", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "images: 1 good, 9 missing, 0 broken" in said
+    assert "blip: a text for 1 of 10 posts" in said
 
 
 def test_stats_and_verify_of_one_file(source, capsys):

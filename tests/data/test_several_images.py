@@ -58,7 +58,7 @@ POST = Example("1", "x", tuple(WORDS), ("B-PER", "O"), more_images=("y",))
 
 
 def test_conll_keeps_one(tmp_path):
-    with pytest.raises(ValueError, match=r"one image a post, but 'x' has several; use write_jsonl"):
+    with pytest.raises(ValueError, match=r"one image a post, but 'x' has several; use json_lines"):
         write_conll(tmp_path / "a.txt", [Example("x", "x", ("a",), ("O",), more_images=("y",))])
 
 

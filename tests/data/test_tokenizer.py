@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from mner.data.encoder_limit import _BEHIND_PADDING, encoder_limit
 from mner.data.tokenizer import (
-    _BEHIND_PADDING,
     PostTokenizer,
     PostTooLongError,
     _cut_longest,
     _shorten_words,
-    encoder_limit,
 )
 from mner.errors import CheckpointError
 

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, BertConfig, BertModel, RobertaConfig, Ro
 from mner.data import Twitter2017DataModule
 from mner.data.batching import Collate
 from mner.data.dataset import MNERDataset
+from mner.data.encoder_limit import encoder_limit
 from mner.data.examples import Example
-from mner.data.tokenizer import PostTokenizer, encoder_limit
+from mner.data.tokenizer import PostTokenizer
 from mner.data.verify import verify, verify_command
 from mner.data.windows import kept, whole_posts, windows
 from mner.encoders.text import TextEncoder
@@ -146,6 +147,28 @@ def test_each_word_and_its_gold_are_in_one_row(encoder):
     assert whole["words"] == [tuple(LONG), ("a",)]
     assert whole["word_mask"].sum(1).tolist() == [90, 1]
     assert "windows" not in Collate(region_width=4)([data[1]])
+
+
+@pytest.mark.parametrize("context", [(), ("a picture",)])
+def test_each_word_has_its_pieces(encoder, context):
+    """In whole posts and in windows, where pieces of words beside, special pieces and context are in no word."""
+    tokenizer = PostTokenizer(encoder)
+    tokenizer.limit_to(24)
+    posts = [LONG, ["anna"], LONG[:23], ["a", "b"], ["abcdefghijklmnopqrstuvwxyz", "ab"]]
+    examples = [Example(str(n), None, tuple(words), None, context) for n, words in enumerate(posts)]
+    data = MNERDataset(examples, LABELS, tokenizer)
+    batch = Collate()([data[row] for row in range(len(data))])
+    assert len(batch["words"]) > len(posts), "there are windows"
+    seen = 0
+    for row, words in enumerate(batch["words"]):
+        for place, word in enumerate(words):
+            start, end = int(batch["word_starts"][row, place]), int(batch["word_ends"][row, place])
+            pieces, whole = tuple(batch["token_ids"][row, start:end].tolist()), tokenizer.learn([word]).words[word]
+            assert pieces == whole[: len(pieces)]  # of a post with too many, each word keeps some
+            assert len(pieces) == len(whole) or sum(map(len, map(tokenizer.learn([]).words.get, words))) > 20
+            seen += 1
+    assert seen == sum(map(len, posts))
+    assert not batch["word_ends"][~batch["word_mask"]].any()
 
 
 def test_windows_read_the_words_beside_theirs(encoder):

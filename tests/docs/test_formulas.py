@@ -11,6 +11,8 @@ pytest.importorskip("sphinx")
 from docutils import nodes
 from sphinx.errors import ExtensionError
 
+from mner.html import STYLE
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -64,6 +66,7 @@ def test_a_command_that_nobody_knows_stops_the_build_and_is_named(conf):
 
 def test_pages_load_nothing_from_elsewhere():
     style = (DOCS / "_static/mner.css").read_text(encoding="utf-8")
-    assert "http" not in style
+    assert "http" not in style + STYLE
+    assert STYLE.strip()
     assert (DOCS / "_static/fonts/STIXTwoMath.woff2").read_bytes()[:4] == b"wOF2"
     assert 'url("fonts/STIXTwoMath.woff2")' in style

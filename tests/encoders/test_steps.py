@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from mner.encoders import steps
-from mner.encoders.steps import STEPWISE
+from mner.encoders.steps import STEPWISE, stack
 from mner.encoders.text import TextEncoder
 
 from .tiny_models import encoder, padded
@@ -150,3 +150,29 @@ def test_the_built_in_encoder_can_be_taken_apart():
     torch.testing.assert_close(
         stepped(text_encoder, ids, mask, segments), text_encoder(ids, mask, segments), atol=1e-5, rtol=0
     )
+
+
+STACKS = ["bert", "deberta-v2", "distilbert", "mpnet", "t5", "visual_bert"]
+
+
+@pytest.mark.parametrize("kind", STACKS)
+def test_the_stack_of_layers(kind):
+    """Found in encoders too that cannot be run layer by layer; the layers hold most of what learns."""
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
+    config = AutoConfig.for_model(kind, num_hidden_layers=2, **({} if kind == "t5" else {"n_layers": 2}), **sizes)
+    model = AutoModel.from_config(config)
+    model = model.get_encoder() if kind == "t5" else model
+    found = stack(model)
+    assert len(found) == 2
+    assert len({id(parameter) for layer in found for parameter in layer.parameters()}) == sum(
+        1 for layer in found for _ in layer.parameters()
+    )
+    kinds = {type(layer) for layer in found}
+    assert len(kinds) == 1
+    assert sum(isinstance(part, *kinds) for part in model.modules()) == 2
+
+
+def test_shared_layers_are_no_stack():
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
+    with pytest.raises(ValueError, match="weights of its own, but AlbertModel of kind 'albert' has 0"):
+        stack(AutoModel.from_config(AutoConfig.for_model("albert", num_hidden_layers=3, embedding_size=8, **sizes)))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -52,6 +55,8 @@ CITED = {
     "tan2019_lxmert": ("CrossModalEncoder", "unc-nlp/lxmert-base-uncased", "features"),
 }
 """Systems that the paper cites; those on word vectors name a folder in the data set's."""
+
+RECIPES = EXAMPLES / "recipes"
 
 every = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(EXAMPLES).with_suffix("")))
 
@@ -266,7 +271,8 @@ def test_commands_in_comments_exist(path):
     outs = set()
     for command, *arguments in commands(path):
         if command in LIGHTNING:
-            assert (EXAMPLES.parent / arguments[arguments.index("--config") + 1]).is_file()
+            config_file = arguments[arguments.index("--config") + 1]
+            assert config_file == "quickstart" or (EXAMPLES.parent / config_file).is_file()
             continue
         module, _, name = COMMANDS[command][0].partition(":")
         parameters = inspect.signature(getattr(import_module(module), name)).parameters
@@ -276,3 +282,39 @@ def test_commands_in_comments_exist(path):
         assert needed <= options or (command in POSITIONAL and len(needed) == 1 and not arguments[0].startswith("-"))
         outs.add(arguments[arguments.index("--out") + 1])
     assert outs == made, "what needs a command first is named with it, and nothing else is"
+
+
+def test_recipes_differ_from_each_other_where_they_say_so():
+    found = {path.stem: read(path) for path in RECIPES.glob("*.yaml")}
+    assert set(found) == {"text", "captions", "xlm_roberta_large", "bertweet_large", "deberta_v3_large"}
+    for name, config in found.items():
+        text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+        trainer = config["trainer"]
+        assert f"recipes/{name}.yaml" in text
+        assert trainer["logger"]["init_args"]["save_dir"] == f"recipe_{name}"
+        assert trainer["callbacks"] == [{"class_path": "AdversarialTraining", "init_args": {"norm": 1.0}}]
+        posts = config["data"]["init_args"]["batch_size"] * trainer.get("accumulate_grad_batches", 1)
+        assert (posts, trainer["max_epochs"]) == (32, 6)
+        assert ("NOT RUN HERE" in text) == (name.endswith("_large")) == (trainer.get("accelerator") == "gpu")
+    assert found["captions"]["model"] == found["text"]["model"]
+    assert found["captions"]["data"]["init_args"].pop("context") == ["captions.jsonl"]
+    assert found["captions"]["data"] == found["text"]["data"]
+
+
+@pytest.mark.slow
+def test_seeds_of_a_recipe_become_one_scored_checkpoint(at_work, tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, module in (("mner", "-m mner"), ("python", "")):
+        (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n', encoding="utf-8")
+        (tools / name).chmod(0o755)
+    options = [*small_parts(read(RECIPES / "text.yaml")), "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "SEEDS": "0 1", "SPLIT": "test"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    command = ["sh", str(RECIPES / "ensemble.sh"), str(tmp_path / "out"), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("Best valid F1") == 2
+    assert "2 models as one" in done.stdout
+    assert type(Tagger.from_checkpoint(tmp_path / "out" / "ensemble.ckpt", device="cpu")).__name__ == "Tagger"
+    assert "strict" in done.stdout.partition("2 models as one")[2]

@@ -134,6 +134,7 @@ def test_every_parameter_learns(module):
     module.losses(sample())["tagging"].backward()
     assert without_gradient(module) == []
     assert not module.fusion.object_layers[-1].receives
+    assert module.fusion in module.pretrained  # at the encoders' rate
 
 
 @torch.no_grad()

@@ -19,9 +19,9 @@ from mner.fusion import FusionModule, TextOnly
 from mner.preprocessing.features import features
 from mner.preprocessing.objects import objects
 from mner.probing.runner import Runner
-from mner.tagger.decoder import Section
 from mner.tagger.onnx import export_onnx
 from mner.tagger.post import Post
+from mner.tagger.sections import Section
 from mner.tagger.tagger import Tagger
 from mner.testing import CHECKS, check_fusion
 from mner.training import Trainer
@@ -152,9 +152,7 @@ def test_new_posts_are_seen_as_those_of_the_training(kind, root, bert_folder, tm
     items = [
         item
         for one in sections
-        for item in tagger.decoder.items(
-            Section(0, one.words, one.context, one.seen, one.object_names, one.relation)
-        )
+        for item in tagger.decoder.items(Section(0, one.words, one.context, one.seen, one.object_names, one.relation))
     ]
     with torch.no_grad():
         found = tagger.model.emissions(tagger.decoder.batch(items))
@@ -222,7 +220,7 @@ def model_of(cls, **options):
         (needy.Boxed, {"features": "regions"}, DataFormatError, "Extract again .*`mner features"),
         (needy.Named, {"images": "images", **SEEN}, DataNotFoundError, "needs object_names.*`mner features --regions"),
         (needy.NamesInText, {}, DataNotFoundError, "needs object_names.*`object_names`, a file"),
-        (needy.Related, {"features": "regions"}, DataNotFoundError, "needs relation.*give it `relations`, a file"),
+        (needy.Related, {"features": "regions"}, DataNotFoundError, "needs relation.*`relations`, a.*mner relations"),
         (needy.Related, {"features": "regions", "relations": "none.tsv"}, DataNotFoundError, "No relations at"),
         (needy.Named, {"features": "regions", "object_names": "none.jsonl"}, DataNotFoundError, "none.jsonl"),
         (needy.Misspelt, {"features": "regions"}, ValueError, r"Misspelt needs \['box'\]; expected some of"),

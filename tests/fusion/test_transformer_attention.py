@@ -202,7 +202,7 @@ def test_a_post_alone_is_read_as_in_a_batch(config):
     [
         MPNetConfig(**SIZES),
         DebertaV2Config(**SIZES),
-        ModernBertConfig(**SIZES, global_attn_every_n_layers=1, cls_token_id=2, sep_token_id=3),
+        ModernBertConfig(**SIZES, cls_token_id=2, sep_token_id=3),
     ],
     ids=lambda config: config.model_type,
 )

@@ -22,8 +22,8 @@ def inputs():
     return torch.randn(3, max(WORDS), D), word_mask, torch.randn(3, max(REGIONS), F), region_mask
 
 
-def make(both=False):
-    return wide(VisuallyAidedAttentionFusion(D, F, K, 12, both), 0.6)
+def make(both=False, reads=False):
+    return wide(VisuallyAidedAttentionFusion(D, F, K, 12, both, reads), 0.6)
 
 
 def directed(block, words, regions):
@@ -40,7 +40,7 @@ def directed(block, words, regions):
                 gate = torch.sigmoid(block.image_gate(torch.cat([context, pair])))
                 pair = gate * pair + (1 - gate) * context
             scores.append(pair)
-            values.append(words[j])
+            values.append(words[j] + context if block.image and block.reads_image else words[j])
         read = (torch.stack(scores).softmax(0) * torch.stack(values)).sum(0) if scores else torch.zeros(K)
         kept = torch.sigmoid(block.fusion_gate(torch.cat([words[i], read])))
         out.append(kept * words[i] + (1 - kept) * read)
@@ -48,9 +48,10 @@ def directed(block, words, regions):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.parametrize("both", [False, True])
-def test_the_formula_in_loops(inputs, both):
-    fusion = make(both)
+def test_the_formula_in_loops(inputs, both, reads):
+    fusion = make(both, reads)
     words, _, regions, _ = inputs
     found = fusion(*inputs)
     for b, (w, r) in enumerate(zip(WORDS, REGIONS, strict=True)):
@@ -94,6 +95,19 @@ def test_the_first_two_words_do_not_see_the_image_unless_both_halves_do(both):
     other = (*given[:2], given[2] + 2, given[3])
     changed = (fusion(*other) - fusion(*given)).abs().amax(-1)[0] > 1e-5
     assert changed.tolist() == [both, both, True, True, True]
+
+
+@torch.no_grad()
+def test_what_all_pairs_see_alike_is_lost_unless_it_is_read():
+    """One region: each pair sees it, whatever its query; with an open gate only its being read can tell."""
+    given = (torch.randn(1, 4, D), torch.ones(1, 4, dtype=torch.bool), torch.randn(1, 1, F), torch.ones(1, 1).bool())
+    other = (*given[:2], given[2] + 2, given[3])
+    for reads in (False, True):
+        fusion = make(both=True, reads=reads)
+        for block in (fusion.ahead, fusion.behind):
+            block.image_gate.weight.zero_()  # else the gate differs from pair to pair
+        changed = (fusion(*other) - fusion(*given)).abs().amax(-1)[0] > 1e-5
+        assert changed.tolist() == [reads] * 4
 
 
 def test_each_half_reads_the_words_on_its_side():

@@ -13,7 +13,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mner.labels import Span, allowed_transitions, bio_labels, spans
+from mner.nn import _crf_arrays as arrays
+from mner.nn import _crf_host as host
 from mner.nn import _crf_kernel as kernel
+from mner.nn import crf as crf_module
 from mner.nn.crf import CRF
 
 LABELS = bio_labels(["PER", "LOC"])
@@ -72,14 +75,15 @@ def likelihood_by_enumeration(crf, emissions, tags):
     return path_score(crf, emissions, tags.tolist()) - torch.stack(scores).logsumexp(0)
 
 
-@pytest.fixture(params=["numpy", "torch", "every step", "log"])
+@pytest.fixture(params=["numpy", "numpy, every step", "torch", "torch, every step", "log"])
 def route(request, monkeypatch):
     """The ways that the arithmetic can take: numpy or torch, scaled at each step, or in log space."""
-    if request.param == "torch":
-        monkeypatch.setattr(kernel, "_NUMPY", ())
-    if request.param == "every step":
-        monkeypatch.setattr(kernel, "WIDEST", 20.0)
-        monkeypatch.setattr(kernel, "edge_spread", lambda edges: torch.tensor(19.0))
+    if request.param.startswith("torch"):
+        monkeypatch.setattr(host, "DEVICES", ())
+    if request.param.endswith("every step"):
+        monkeypatch.setattr(kernel, "WIDEST", 40.0)
+        monkeypatch.setattr(kernel, "edge_spread", lambda edges: torch.tensor(39.0))
+        monkeypatch.setattr(crf_module, "_DRIFT", 0.0)
     if request.param == "log":
         monkeypatch.setattr(kernel, "WIDEST", -1.0)
     return request.param
@@ -165,6 +169,7 @@ def test_only_what_needs_a_gradient_gets_one():
 @pytest.mark.parametrize("spread", [0.1, 20.0, 149.0])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_scaled_space_equals_log_space_at_its_limits(spread, scale, monkeypatch):
+    monkeypatch.setattr(crf_module, "_DRIFT", 0.0)  # at the limit itself
     crf = random_crf(6)
     with torch.no_grad():
         crf.transitions.copy_(spread * torch.rand_like(crf.transitions).round() - spread / 3)
@@ -173,14 +178,16 @@ def test_scaled_space_equals_log_space_at_its_limits(spread, scale, monkeypatch)
     emissions, tags, mask = random_batch([150, 80, 1], 6, scale=scale / 3)
     emissions.clamp_(-scale, scale)
     outcomes = []
-    for widest in (kernel.WIDEST, -1.0):
+    for devices, widest in ((host.DEVICES, kernel.WIDEST), ((), kernel.WIDEST), (host.DEVICES, -1.0)):
+        monkeypatch.setattr(host, "DEVICES", devices)
         monkeypatch.setattr(kernel, "WIDEST", widest)
         leaf = emissions.clone().requires_grad_()
         likelihood = crf(leaf, tags, mask, reduction="none")
         crf.zero_grad()
         likelihood.sum().backward()
         outcomes.append([likelihood.detach(), leaf.grad, crf.transitions.grad.clone()])
-    for scaled, log in zip(*outcomes, strict=True):
+    for numpy, scaled, log in zip(*outcomes, strict=True):
+        torch.testing.assert_close(numpy, log, rtol=1e-11, atol=1e-9)
         torch.testing.assert_close(scaled, log, rtol=1e-11, atol=1e-9)
 
 
@@ -477,7 +484,7 @@ def test_autocast_changes_nothing():
 @pytest.mark.parametrize("small", [True, False])
 def test_decode_equals_enumeration(constrain, small, monkeypatch):
     if not small:
-        monkeypatch.setattr(kernel, "_SMALL", 0)
+        monkeypatch.setattr(arrays, "SMALL", 0)
     crf = random_crf(5, labels=LABELS, constrain=constrain)
     emissions, _, mask = random_batch([*LENGTHS, 4, 4], scale=2.0)
     found = crf.decode(emissions, mask)
@@ -632,13 +639,30 @@ def test_copies_are_equal():
         assert other.decode(emissions, mask) == crf.decode(emissions, mask)
 
 
+class NoFloat64(TorchDispatchMode):
+    """Refuses float64 on a GPU, as those of Apple do."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for each in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(each, torch.Tensor):
+                assert (each.device.type, each.dtype) != ("cuda", torch.float64)
+        return found
+
+
 def test_devices_without_float64_are_served_by_the_cpu(monkeypatch):
-    """With the CPU as such a device nothing changes; no other is at hand in tests."""
-    crf = random_crf(5, labels=LABELS)
-    emissions, tags, mask = random_batch([4, 2])
-    before = crf(emissions, tags, mask), crf.marginals(emissions, mask)
-    monkeypatch.setattr(kernel, "NO_FLOAT64", ("cpu",))
-    torch.testing.assert_close((crf(emissions, tags, mask), crf.marginals(emissions, mask)), before)
+    """On tensors without data, which numpy does not take and nothing can look at."""
+    monkeypatch.setattr(kernel, "NO_FLOAT64", ("cuda",))
+    monkeypatch.setattr(host, "DEVICES", ())
+    monkeypatch.setattr(CRF, "_check_prefix", lambda self, mask: None)
+    monkeypatch.setattr(CRF, "_check_tags", lambda self, tags: None)
+    with FakeTensorMode(), torch.device("cuda"), NoFloat64():
+        crf = CRF(5, batch_first=True, labels=LABELS)
+        crf._spread = 1.0
+        emissions, tags = torch.randn(2, 4, 5), torch.zeros(2, 4, dtype=torch.long)
+        for found in (crf(emissions, tags, reduction="token_mean"), crf.marginals(emissions)):
+            assert found.device.type == "cuda"
+            assert found.dtype == torch.float32
 
 
 # On a GPU, as far as tensors without data can tell
@@ -700,7 +724,7 @@ def test_decode_on_a_gpu_transfers_once(monkeypatch):
         return [None, None, None, 3.0]
 
     monkeypatch.setattr(kernel, "to_host", to_host)
-    monkeypatch.setattr(kernel, "trace", lambda best, edges, lengths: [[0]])
+    monkeypatch.setattr(arrays, "trace", lambda best, edges, lengths: [[0]])
     with FakeTensorMode(), torch.device("cuda"):
         crf = CRF(5, batch_first=True, labels=LABELS)
         with Launches() as launches:

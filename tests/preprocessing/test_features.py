@@ -18,7 +18,7 @@ from mner.encoders.image import ImageEncoder
 from mner.errors import DataFormatError, DataNotFoundError
 from mner.preprocessing.features import features
 from mner.runtime import pick_device
-from mner.tagger.image_processor import make_encoder
+from mner.tagger.feature_encoder import make_encoder
 
 
 def picture(seed, width=80, height=60):
@@ -155,6 +155,49 @@ def test_other_weights_are_not_mixed_in(images, tmp_path):
         features(images, tmp_path / "store", **{**GRID, "weights": str(tmp_path / "mine.pth")})
 
 
+def test_a_store_has_one_precision(images, tmp_path, monkeypatch, capsys):
+    full = features(images, tmp_path / "full", **GRID)
+    assert "precision" not in full.meta  # as stores of before
+    monkeypatch.setattr(mner.preprocessing.features, "automatic_precision", lambda *given: "bf16-mixed")
+    lower = features(images, tmp_path / "lower", **GRID, precision="auto")
+    assert "precision auto: bf16-mixed\n" in capsys.readouterr().err
+    assert lower.meta["precision"] == "bf16-mixed"
+    near = [abs(full[key].astype(float) - lower[key]).max() / abs(full[key]).max() for key in full]
+    assert 0 < max(near) < 0.05
+    with pytest.raises(DataFormatError, match="precision None, now 'bf16-mixed'"):
+        features(images, tmp_path / "full", **GRID, precision="bf16-mixed")
+    with pytest.raises(DataFormatError, match="precision 'bf16-mixed', now None"):
+        features(images, tmp_path / "lower", **GRID)
+    features(images, tmp_path / "full", **GRID, precision="auto")  # goes on as it was begun
+    assert "precision auto: 32-true\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("slow", "found"), [(False, "bf16-mixed"), (True, "32-true")])
+def test_the_encoder_itself_is_measured(images, tmp_path, monkeypatch, slow, found):
+    """An encoder that takes a second more, by the clock, in one of the precisions."""
+    for name in [name for name in os.environ if name.startswith("MNER_PRECISION")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("mner.runtime.slow_bfloat16", lambda device: False)
+    late, real = [0.0], ImageEncoder.forward
+
+    def forward(self, *given):
+        late[0] += torch.is_autocast_enabled("cpu") == slow
+        return real(self, *given)
+
+    monkeypatch.setattr(ImageEncoder, "forward", forward)
+    monkeypatch.setattr(mner.preprocessing.features.time, "perf_counter", lambda: late[0])
+    store = features(images, tmp_path / "store", **GRID, precision="auto")
+    for name in [name for name in os.environ if name.startswith("MNER_PRECISION")]:
+        os.environ.pop(name)  # what was found here is not for other tests
+    assert store.meta.get("precision", "32-true") == found
+
+
+def test_detectors_compute_in_float32(images, tmp_path):
+    with pytest.raises(ValueError, match="Expected `precision` to be 32-true with `regions` or crops"):
+        features(images, tmp_path / "store", **REGIONS, precision="bf16-mixed")
+    assert "precision" not in features(images, tmp_path / "store", **REGIONS, precision="auto").meta
+
+
 def test_random_weights_leave_the_generator_alone(images, tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -250,6 +293,8 @@ def test_regions_have_the_sizes_of_their_images(images, tmp_path):
 def test_crops_cannot_be_fewer_than_none(images, tmp_path):
     with pytest.raises(ValueError, match="`crops` to be 0 or more, but got -1"):
         features(images, tmp_path / "store", **GRID, crops=-1)
+
+
 def test_strange_names_are_told_and_the_rest_is_done(images, tmp_path, capsys):
     for name in (b"caf\xe9.jpg", b"a\tb.jpg", b"a\nb.jpg", b".jpg"):
         (images / os.fsdecode(name)).write_bytes((images / "0.jpg").read_bytes())

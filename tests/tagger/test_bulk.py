@@ -17,23 +17,11 @@ from mner.cli import main
 from mner.cli.tagging import tag
 from mner.data import read_conll
 from mner.errors import DataFormatError, DataNotFoundError, MNERError
-from mner.fusion import CoAttention, TextOnly
+from mner.fusion import TextOnly
 from mner.tagger.bulk import Sink, run
 from mner.tagger.bulk_input import MAX_BYTES, Images, from_lines
 from mner.tagger.tagger import Tagger
 from tests.tagging import save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, posts_folder, bert_folder):
-    return str(save_checkpoint(tmp_path_factory.mktemp("tag") / "text.ckpt", TextOnly, posts_folder, bert_folder))
-
-
-@pytest.fixture(scope="module")
-def image_checkpoint(tmp_path_factory, posts_folder, bert_folder):
-    path = tmp_path_factory.mktemp("tag") / "image.ckpt"
-    options = {"image_encoder": "test_resnet", "image_weights": None, "images": "images"}
-    return str(save_checkpoint(path, CoAttention, posts_folder, bert_folder, **options))
 
 
 def lines(path):
@@ -173,7 +161,7 @@ def test_images_stay_in_their_folder(tmp_path, image_checkpoint, capsys):
         "link": "outside",
         "/etc/passwd": "outside",
         "no.png": "missing",
-        "loop.png": "no name",
+        "loop.png": "no name" if sys.version_info < (3, 13) else "missing",  # which resolves it
         "pipe.png": "not a file",
         "broken.jpg": "not an image",
         "a\0.png": "no name",

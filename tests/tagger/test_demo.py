@@ -7,7 +7,8 @@ from PIL import Image
 
 from mner.errors import MissingDependencyError
 from mner.fusion import CoAttention
-from mner.tagger.demo import MAX_TEXT, answer, build, demo
+from mner.html import COLOURS_OF_PAGE, STYLE
+from mner.tagger.demo import MAX_TEXT, answer, build, demo, look
 from mner.tagger.tagger import Tagger
 from tests.tagging import save_checkpoint
 
@@ -57,6 +58,18 @@ def test_page_is_built(tagger):
     assert {"Post", "Image", "Context: captions", "Entities"} <= set(labels)
 
 
+def test_colours_are_those_of_the_style_sheet():
+    pytest.importorskip("gradio", reason="gradio is an optional extra (mner[demo])")
+    light, dark = COLOURS_OF_PAGE
+    assert set(light) == set(dark) == {"ground", "raised", "letters", "link"}
+    assert all(STYLE.count(f"{colour};") for colour in (*light.values(), *dark.values()))
+    theme = look()["theme"]
+    assert (theme.body_background_fill, theme.body_background_fill_dark) == (light["ground"], dark["ground"])
+    assert (theme.body_text_color, theme.body_text_color_dark) == (light["letters"], dark["letters"])
+    assert theme.button_primary_background_fill_dark == dark["link"]
+    assert dark["letters"] in theme.border_color_primary_dark
+
+
 def test_missing_gradio_is_named(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(MissingDependencyError, match=r"mner\[demo\]"):
@@ -71,6 +84,8 @@ def test_served_to_this_machine_alone(checkpoint, monkeypatch):
             served.update(options)
 
     monkeypatch.setattr("mner.tagger.demo.build", lambda tagger, title: served.update(title=title) or Page())
+    monkeypatch.setattr("mner.tagger.demo.look", lambda: {"theme": "ours"})
     assert demo(str(checkpoint), device="cpu", port=1234) == 0
+    assert served["theme"] == "ours"
     assert served["server_name"] == "127.0.0.1"
     assert (served["server_port"], served["share"], served["title"]) == (1234, False, "a.ckpt")

@@ -46,7 +46,7 @@ def copy(saved, tmp_path):
 
 
 def change(folder, **values):
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | values))
 
 
@@ -113,12 +113,13 @@ def test_what_the_folder_holds(saved, bert_folder):
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= {
         file.name for file in folder.iterdir()
     }
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["class"].endswith("TextOnly")
     assert config["scores"] == {"test/f1": 0.741235, "test/PER/f1": 0.8}
     assert "tokenizer" not in config["data"]
     # Places on this machine are nobody's business.
-    assert bert_folder not in (folder / "config.json").read_text() + (folder / "README.md").read_text()
+    for name in ("config.json", "README.md"):
+        assert bert_folder not in (folder / name).read_text(encoding="utf-8")
     assert load_file(folder / "model.safetensors").keys() == tagger.model.state_dict().keys()
     from transformers import AutoTokenizer
 
@@ -146,7 +147,7 @@ def test_card_is_safe_and_says_what_is_not_known(saved, tmp_path):
         tagger.save_pretrained(tmp_path)
     finally:
         tagger.model.restored["data"]["name"] = "Twitter2017DataModule"
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["license"] == "unknown"
     assert "None was given. Ask the owner" in text
@@ -161,7 +162,7 @@ def test_what_a_model_came_with_is_kept(saved, tmp_path):
     assert again.tokenizer.max_length == 64
     again.save_pretrained(tmp_path)
     for name in ("config.json", "README.md"):
-        assert (tmp_path / name).read_text() == (saved[1] / name).read_text()
+        assert (tmp_path / name).read_text(encoding="utf-8") == (saved[1] / name).read_text(encoding="utf-8")
     assert again.data == saved[0].data
 
 
@@ -172,7 +173,7 @@ def test_load_takes_either(saved, tmp_path, monkeypatch):
     posts = tmp_path / "posts.jsonl"
     posts.write_text('{"text": "Anna", "context": "a"}\n')
     assert tag(str(posts), str(saved[1]), str(tmp_path / "out.jsonl"), device="cpu") == 0
-    assert json.loads((tmp_path / "out.jsonl").read_text())["tags"] == list(expected)
+    assert json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))["tags"] == list(expected)
     with pytest.raises(CheckpointError, match="No checkpoint at"):
         Tagger.load(tmp_path / "no.ckpt")
     with pytest.raises(CheckpointError, match="no folder here"):

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mner.tagger.preprocessor
-import mner.tagger.tagger
+import mner.tagger.results
 from mner.data.tokenizer import MAX_WORD, PostTokenizer
 from mner.data.windows import kept, windows
 from mner.data.word_splitter import Word
 from mner.fusion import Concatenation, TextOnly
 from mner.labels import bio_labels
-from mner.tagger.decoder import Section
 from mner.tagger.post import Post
+from mner.tagger.sections import Section
 from mner.tagger.tagger import Tagger
 
 LABELS = bio_labels(["PER", "LOC"])
@@ -87,7 +87,7 @@ def test_long_and_short_posts_together(tagger):
 
 
 def test_very_long_texts_are_cut_into_sections(tagger, monkeypatch):
-    monkeypatch.setattr(mner.tagger.tagger, "SECTION", 15)
+    monkeypatch.setattr(mner.tagger.results, "SECTION", 15)
     text = " ".join(f"w{number}" for number in range(50))
     found = tagger(text)
     assert len(found.tags) == 50

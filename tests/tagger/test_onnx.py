@@ -1,8 +1,11 @@
 """Every strategy as an ONNX graph with the same label scores, and taggers that run it."""
 
 import json
+import random
+import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -11,16 +14,17 @@ from PIL import Image
 
 from mner.cli import main
 from mner.cli.tagging import export
-from mner.errors import CheckpointError, DataNotFoundError, MissingDependencyError
+from mner.errors import CheckpointError, DataNotFoundError, MissingDependencyError, MNERError
 from mner.fusion import Concatenation, CrossViewAlignment, FusionModule, TextOnly, TransformerAttention
 from mner.preprocessing.features import features
-from mner.tagger.engines import Exported
+from mner.tagger.engines import Exported, installed
 from mner.tagger.onnx import TOLERANCE, export_onnx
 from mner.tagger.post import Post
 from mner.tagger.tagger import Tagger
 from tests.fusion.test_strategies import STRATEGIES
 from tests.tagging import save_checkpoint
 
+ENGINES = ["onnx", *(["openvino"] if installed("openvino") else [])]
 TEXTS = ["Anna visits Old Town", "RT @acme: Dr. Seuss " * 3, "x", "nothing " * 200]
 
 
@@ -33,7 +37,11 @@ def store(tmp_path_factory, posts_folder):
 
 def agree(tagger, folder, **post):
     """The exported model tags as the model does, whatever the posts and their images."""
-    exported = Tagger.from_onnx(folder)
+    for engine in ENGINES:
+        check_agree(tagger, Tagger(Exported(folder, engine), device="cpu"), post)
+
+
+def check_agree(tagger, exported, post):
     assert isinstance(exported.model, Exported)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -134,11 +142,11 @@ def test_no_weights_of_pytorch_are_needed(text):
 
 
 def test_constraints_are_kept(text, copy):
-    assert Exported(copy).crf._forbidden is not None
+    assert np.isinf(Exported(copy).crf.edges).any()
     config = json.loads((copy / "config.json").read_text())
     config["hyper_parameters"]["constrain"] = False
     (copy / "config.json").write_text(json.dumps(config))
-    assert Exported(copy).crf._forbidden is None
+    assert not np.isinf(Exported(copy).crf.edges).any()
 
 
 def test_damaged_exports(copy):
@@ -201,3 +209,59 @@ def test_missing_onnx_is_named(text, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingDependencyError, match=r"onnxscript.*mner\[onnx\]"):
         export_onnx(Tagger.from_checkpoint(text[0], device="cpu"), tmp_path)
+
+
+ALONE = """
+import json, sys
+from mner.tagger.tagger import Tagger
+folder, names = sys.argv[1:]
+posts = json.load(sys.stdin)
+tagger = Tagger.from_onnx(folder, names=names, batch_size=7)
+found = [[post.tags, [[one.text, one.type, one.score] for one in post]] for post in tagger(posts)]
+heavy = {"torch", "pytorch_lightning", "torchmetrics", "timm", "torchvision", "scipy"}
+json.dump([found, sorted(heavy & set(sys.modules))], sys.stdout)
+"""
+
+
+@pytest.mark.skipif(
+    tuple(map(int, version("transformers").split(".")[:2])) < (5, 18), reason="its tokenisers import torch themselves"
+)
+def test_an_exported_model_of_text_needs_no_torch(text, tmp_path):
+    """It takes most of the time to start. Tags are those of the torch engine: of short posts, windows, with names."""
+    drawn = random.Random(0)
+    words = [*"Anna visits Old Town RT @acme : Dr. Seuss #x http://t.co/a naïve 東京 ゐ \ufe0f".split(), "nothing"]
+    posts = [" ".join(drawn.choices(words, k=drawn.randint(1, 40))) for _ in range(30)]
+    posts += [" ".join(drawn.choices(words, k=400)), "", "x"]
+    names = tmp_path / "names.tsv"
+    names.write_text("Old Town\talways\tLOC\nSeuss\tnever\t*\n")
+    command = [sys.executable, "-c", ALONE, str(text[1]), str(names)]
+    done = subprocess.run(command, input=json.dumps(posts), capture_output=True, text=True, check=True)
+    found, heavy = json.loads(done.stdout)
+    assert heavy == []
+    expected = Tagger.from_checkpoint(text[0], device="cpu", names=str(names))(posts)
+    assert any(len(post.tags) > 300 and set(post.tags) != {"O"} for post in expected)
+    for (tags, entities), post in zip(found, expected, strict=True):
+        assert tags == list(post.tags)
+        assert [one[:2] for one in entities] == [[one.text, one.type] for one in post]
+        np.testing.assert_allclose([one[2] for one in entities], [one.score for one in post], atol=1e-4)
+
+
+def test_what_a_graph_has_not_is_refused(text):
+    for options, said in (
+        ({"label_set": "news"}, "no label set"),
+        ({"neighbours": "store"}, "model in PyTorch for its neighbours"),
+    ):
+        with pytest.raises(MNERError, match=said):
+            Tagger.from_onnx(text[1], **options)
+    with pytest.raises(MNERError, match="runs on the processor"):
+        Tagger(Exported(text[1]), device="cuda")
+
+
+def test_the_command_takes_an_exported_folder(text, tmp_path):
+    posts = tmp_path / "posts.txt"
+    posts.write_text("Anna visits Old Town\nRT @acme: Dr. Seuss\n")
+    for checkpoint, out in ((text[0], "torch.jsonl"), (text[1], "onnx.jsonl")):
+        assert main(["tag", str(posts), "--checkpoint", str(checkpoint), "--output", str(tmp_path / out)]) == 0
+    one, other = ([json.loads(line) for line in (tmp_path / out).open()] for out in ("torch.jsonl", "onnx.jsonl"))
+    assert len(one) == 2
+    assert [post["tags"] for post in one] == [post["tags"] for post in other]

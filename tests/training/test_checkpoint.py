@@ -311,6 +311,7 @@ def test_a_pickle_that_nobody_wrote(tmp_path, text_checkpoint, member):
         (("mner", "class"), None, "it has None as mner/class, where mner writes str"),
         (("mner", "class"), "../x", "cannot be imported"),
         (("mner", "text_config"), [], r"it has \[\] as mner/text_config"),
+        (("mner", "text_config", "chunk_size_feed_forward"), {}, r"`chunk_size_feed_forward` .* but got \{\}"),
         (("mner", "data"), "x", "it has 'x' as data"),
         (("mner", "data", "tokenizer"), {"vocab.txt": 3}, "it has 3 as data/tokenizer"),
         (("mner", "data", "context"), "x", "it has 'x' as data/context"),

@@ -11,7 +11,23 @@ import torch
 
 from mner.data import SampleDataModule
 from mner.fusion import CorrelationFusion, VisualPrefix
-from mner.training import AveragedWeights, LayerwiseLearningRates, LoRA, RDrop, Trainer
+from mner.training import (
+    AdversarialTraining,
+    AveragedWeights,
+    ConfidencePenalty,
+    FocalLoss,
+    LabelSmoothing,
+    LayerwiseLearningRates,
+    LoRA,
+    RDrop,
+    ReinitializedLayers,
+    ScalarMix,
+    Trainer,
+    WordBiLSTM,
+    WordCharacters,
+    WordDropout,
+    WordPieceMean,
+)
 from tests.fusion.test_strategies import STRATEGIES
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -19,9 +35,29 @@ TECHNIQUES = {
     "layer-wise rates": lambda: LayerwiseLearningRates(decay=0.5),
     "averages": lambda: AveragedWeights(decay=0.5),
     "R-drop": lambda: RDrop(weight=1.0),
+    "adversarial": lambda: AdversarialTraining(norm=1.0),
+    "word dropout": lambda: WordDropout(p=0.3),
+    "fresh layers": lambda: ReinitializedLayers(layers=1),
     "LoRA": lambda: LoRA(rank=2),
+    "layer mix": lambda: ScalarMix(),
+    "BiLSTM": lambda: WordBiLSTM(hidden=4),
+    "piece means": lambda: WordPieceMean(),
+    "characters": lambda: WordCharacters(width=4),
+    "smoothing": lambda: LabelSmoothing(epsilon=0.1),
+    "confidence": lambda: ConfidencePenalty(weight=0.1),
+    "focal": lambda: FocalLoss(gamma=2.0),
 }
-REFUSED = {("R-drop", "RetrievalExperts"): "decodes a mixture of label distributions"}
+PARTS = {"layer mix": "mix", "BiLSTM": "reader", "piece means": "pieces", "characters": "characters"}
+LOSSES = ("smoothing", "confidence", "focal")
+REFUSED = {
+    ("R-drop", "RetrievalExperts"): "decodes a mixture of label distributions",
+    ("adversarial", "CharacterImage"): "does not depend on them",
+    **{(loss, "RetrievalExperts"): "decodes a mixture of label distributions" for loss in LOSSES},
+    **{(part, "CharacterImage"): "reads no words" for part in ("BiLSTM", "piece means", "characters")},
+    **{("layer mix", name): "in its own way" for name in (
+        "CharacterImage", "CorrelationFusion", "RelationPropagation", "TransformerAttention", "TwoStream",
+    )},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +98,10 @@ def check(model, before, watch, trainer, data, names):
     assert all(value.isfinite().all() for value in model.state_dict().values() if value.is_floating_point())
     assert not torch.equal(model.state_dict()["head.weight"], before["head.weight"])
     assert ("train/rdrop_loss" in watch.logged) == ("R-drop" in names)
+    assert ("train/adversarial_training_loss" in watch.logged) == ("adversarial" in names)
     learns = any(value.requires_grad for value in model.text_encoder.parameters())  # all but CharacterImage's
+    assert {f"train/{name}_loss" for name in LOSSES if name in names} <= watch.logged
+    assert set(model.text_encoder.parts) == {part for name, part in PARTS.items() if name in names}
     assert (len(watch.rates) > 1) == ("layer-wise rates" in names and learns)
     assert (model.text_encoder.adapters is not None) == ("LoRA" in names)
     batch = next(iter(data.val_dataloader()))
@@ -80,10 +119,16 @@ def test_each_technique_trains_each_strategy(cls, technique, root):
     check(*trained(cls, [technique], root), [technique])
 
 
-@pytest.mark.parametrize("pair", combinations(TECHNIQUES, 2), ids=" and ".join)
+@pytest.mark.parametrize("pair", list(combinations(TECHNIQUES, 2)), ids=" and ".join)
 def test_techniques_combine(pair, root):
+    if pair == ("fresh layers", "LoRA"):
+        with pytest.raises(ValueError, match="LoRA freezes them"):
+            trained(VisualPrefix, pair, root)
+        return
     check(*trained(VisualPrefix, pair, root), pair)
 
 
-def test_all_of_them_at_once(root):
-    check(*trained(CorrelationFusion, list(TECHNIQUES), root), list(TECHNIQUES))
+@pytest.mark.parametrize("left_out", ["fresh layers", "LoRA"])
+def test_all_of_them_at_once(root, left_out):
+    names = [name for name in TECHNIQUES if name not in (left_out, "layer mix")]  # it runs the layers itself
+    check(*trained(CorrelationFusion, names, root), names)

@@ -121,6 +121,11 @@ def test_training_shares_the_posts_out(ranks, name):
     assert abs(len(first) - len(second)) <= 2 * EPOCHS
 
 
+def test_the_processes_leave_their_group(ranks, folder):
+    """Threads of a gloo group that is left to the interpreter's end abort the process now and then."""
+    assert [(folder / f"group-{rank}.txt").read_text(encoding="utf-8") for rank in (0, 1)] == ["False", "False"]
+
+
 def test_the_command_line(folder):
     """The second process must get the same arguments as the first."""
     args = [

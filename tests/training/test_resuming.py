@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from mner.cli import main
 from mner.data import Twitter2017DataModule
+from mner.errors import CheckpointError
 from mner.fusion import TextOnly
 from tests.tiny_sets import save_small_bert, write_twitter
 
@@ -124,3 +125,63 @@ def test_what_is_named_exists(places, tmp_path, monkeypatch, capsys):
     for path in re.findall(r"(?:Checkpoint|The last one): (.+)", said):
         assert Path(path).is_file()
     assert "Next:" not in said
+
+
+ARGS = [
+    "--model=TextOnly", "--data=Twitter2017DataModule", "--data.batch_size=4", "--trainer.accelerator=cpu",
+    "--trainer.logger=false", "--trainer.enable_progress_bar=false",
+]  # fmt: skip
+
+
+def test_the_best_holds_weights_once_and_the_last_goes_on(places, tmp_path, capsys):
+    args = ["fit", *ARGS, f"--model.text_encoder={places[1]}", f"--data.root={places[0]}"]
+    args += [f"--trainer.default_root_dir={tmp_path}"]
+    cli = main([*args, "--trainer.max_epochs=1"])
+    folder = Path(cli.trainer.checkpoint_callback.best_model_path).parent
+    best, last = (torch.load(folder / name, weights_only=True) for name in ("best.ckpt", "last.ckpt"))
+    assert all(torch.equal(value, best["state_dict"][name]) for name, value in last["state_dict"].items())
+    assert {"optimizer_states", "lr_schedulers"} <= last.keys()
+    assert not {"optimizer_states", "lr_schedulers"} & best.keys()
+    weights = sum(value.numel() * value.element_size() for value in best["state_dict"].values())
+    assert (folder / "best.ckpt").stat().st_size <= 1.05 * weights + 40_000  # names, tokeniser, random numbers
+    assert not [value for value in _tensors({**best, "state_dict": {}}) if value.is_floating_point() and value.dim()]
+    capsys.readouterr()
+    assert main([*args, "--trainer.max_epochs=2", f"--ckpt_path={folder / 'best.ckpt'}"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"give {folder / 'last.ckpt'} to go on, or --model.init_from {folder / 'best.ckpt'}" in said
+    assert main(["validate", *args[1:], f"--ckpt_path={folder / 'best.ckpt'}"]) != 2
+    with pytest.raises(CheckpointError, match="no state of the optimiser"):
+        pl.Trainer(**QUIET, default_root_dir=tmp_path, max_epochs=2, enable_checkpointing=False).fit(
+            cli.model, cli.datamodule, ckpt_path=folder / "best.ckpt", weights_only=True
+        )
+    again = main([*args, "--trainer.max_epochs=2", f"--ckpt_path={folder / 'last.ckpt'}"])
+    assert again.trainer.global_step == 2 * STEPS
+
+
+@pytest.mark.parametrize(
+    "options", [["--checkpoint.save_weights_only=false"], ["--checkpoint.save_last=false"]], ids=lambda given: given[0]
+)
+def test_a_best_that_was_asked_to_be_whole(places, tmp_path, options):
+    args = ["fit", *ARGS, f"--model.text_encoder={places[1]}", f"--data.root={places[0]}", *options]
+    args += [f"--trainer.default_root_dir={tmp_path}"]
+    best = main([*args, "--trainer.max_epochs=1"]).trainer.checkpoint_callback.best_model_path
+    assert main([*args, "--trainer.max_epochs=2", f"--ckpt_path={best}"]).trainer.global_step == 2 * STEPS
+
+
+def test_the_best_has_the_average(places, tmp_path):
+    """Lightning's own `save_weights_only` would keep the weights of the last step."""
+    args = ["fit", *ARGS, f"--model.text_encoder={places[1]}", f"--data.root={places[0]}", "--trainer.max_epochs=1"]
+    cli = main([*args, f"--trainer.default_root_dir={tmp_path}", "--trainer.callbacks=AveragedWeights"])
+    best = Path(cli.trainer.checkpoint_callback.best_model_path)
+    kept, whole = (torch.load(path, weights_only=True) for path in (best, best.with_name("last.ckpt")))
+    name = "head.weight"
+    assert torch.equal(kept["state_dict"][name], whole["state_dict"][name])
+    assert not torch.equal(kept["state_dict"][name], whole["current_model_state"][name])
+    assert not {"current_model_state", "averaging_state"} & kept.keys()
+
+
+def _tensors(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [tensor for entry in inner for tensor in _tensors(entry)]

@@ -5,11 +5,20 @@ from __future__ import annotations
 import pytest
 import pytorch_lightning as pl
 import torch
+from transformers import BertModel, MPNetConfig, MPNetModel
 
 from mner.data import Twitter2017DataModule
 from mner.fusion import FusionModule, TextOnly, UnifiedMultimodalTransformer
 from mner.nn import divergence
-from mner.training import AveragedWeights, BestByF1, LayerwiseLearningRates, RDrop
+from mner.training import (
+    AveragedWeights,
+    BestByF1,
+    LayerwiseLearningRates,
+    LoRA,
+    RDrop,
+    ReinitializedLayers,
+    WordDropout,
+)
 from tests.tiny_sets import WIDTH, save_small_bert, write_twitter
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -218,7 +227,151 @@ def test_a_run_that_failed_leaves_no_loss_behind(fit):
     assert module.extra_losses == {}
 
 
-@pytest.mark.parametrize("made", [lambda: LayerwiseLearningRates(0), lambda: AveragedWeights(1), lambda: RDrop(-1)])
+def hidden(p, ids, starts, words, segments=None):
+    technique = WordDropout(p)
+    technique._mask, technique._kept = 99, torch.tensor([1, 2])
+    ids = torch.tensor(ids)
+    segments = torch.zeros_like(ids) if segments is None else torch.tensor(segments)
+    batch = {
+        "token_ids": ids, "token_mask": ids > 0, "segment_ids": segments, "word_starts": torch.tensor(starts),
+        "word_mask": torch.tensor(words),
+    }  # fmt: skip
+    return technique.hide(batch).tolist()
+
+
+def test_words_are_hidden_with_all_their_pieces():
+    """[CLS] aa b ccc [SEP] and its context; padding, special pieces and context stay."""
+    ids = [[1, 5, 6, 7, 8, 8, 8, 2, 9, 9, 2], [1, 5, 2, 0, 0, 0, 0, 0, 0, 0, 0]]
+    starts, words = [[1, 3, 4], [1, 0, 0]], [[True] * 3, [True, False, False]]
+    segments = [[0] * 8 + [1] * 3, [0] * 11]
+    assert hidden(0.0, ids, starts, words, segments) == ids
+    everything = [[1, *[99] * 6, 2, 9, 9, 2], [1, 99, 2, *[0] * 8]]
+    assert hidden(1.0, ids, starts, words, segments) == everything
+    torch.manual_seed(0)
+    seen = {tuple(row) for _ in range(60) for row in hidden(0.5, ids, starts, words, segments)[:1]}
+    of_words = [((5, 6), (99, 99)), ((7,), (99,)), ((8, 8, 8), (99, 99, 99))]
+    allowed = {(1, *a, *b, *c, 2, 9, 9, 2) for a in of_words[0] for b in of_words[1] for c in of_words[2]}
+    assert seen == allowed, "each word whole, or not at all, and each on its own"
+
+
+def test_words_that_follow_a_window_are_no_pieces_of_its_last():
+    """[CLS] aa b | c d [SEP]: the window answers for two words and reads two more."""
+    technique = WordDropout(1.0)
+    technique._mask, technique._kept = 99, torch.tensor([1, 2])
+    ids = torch.tensor([[1, 5, 6, 7, 8, 9, 2]])
+    batch = {
+        "token_ids": ids, "token_mask": ids > 0, "segment_ids": torch.zeros_like(ids),
+        "word_starts": torch.tensor([[1, 3]]), "word_ends": torch.tensor([[3, 4]]),
+        "word_mask": torch.tensor([[True] * 2]),
+    }  # fmt: skip
+    assert technique.hide(batch).tolist() == [[1, 99, 99, 99, 8, 9, 2]]
+
+
+def test_how_many_words_are_hidden():
+    torch.manual_seed(0)
+    rows = [[1, *range(3, 53), 2]] * 200
+    found = torch.tensor(hidden(0.2, rows, [list(range(1, 51))] * 200, [[True] * 50] * 200))
+    assert (found == 99).float().sum() / (200 * 50) == pytest.approx(0.2, abs=0.02)
+
+
+def test_words_are_hidden_in_training_only(fit, bert_folder):
+    seen = {}
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.setdefault("train", []).append(batch["token_ids"])
+
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.setdefault("valid", []).append(batch["token_ids"])
+
+    _, trainer = fit(WordDropout(1.0), Watch(), max_epochs=1)
+    tokenizer = trainer.datamodule.post_tokenizer.tokenizer
+    kept = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id}
+    assert {int(piece) for ids in seen["train"] for piece in ids.unique()} == {*kept, tokenizer.mask_token_id}
+    assert all(tokenizer.mask_token_id not in ids for ids in seen["valid"])
+
+
+class Before(pl.Callback):
+    """The text encoder's weights before the first step."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.found = {name: value.clone() for name, value in pl_module.text_encoder.model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def same_everywhere(tmp_path_factory):
+    """A BERT of two layers whose weights are all .3."""
+    folder = save_small_bert(tmp_path_factory.mktemp("layers") / "bert", 0.0, layers=2)
+    model = BertModel.from_pretrained(folder)
+    for value in model.parameters():
+        value.data.fill_(0.3)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_last_layers_begin_anew(fit, same_everywhere):
+    """As BERT begins: weights of deviation .02, biases 0, norms 1. Each process has the same; the rest is as loaded."""
+    seen = []
+    for process in (0, 1):
+        before, technique = Before(), ReinitializedLayers(1)
+        pl.seed_everything(5, verbose=False)
+        torch.rand(1 + process)  # as if another process had drawn other numbers
+        fit(technique, before, encoder=same_everywhere, max_epochs=1)
+        seen.append(before.found)
+    for name, value in seen[0].items():
+        assert torch.equal(value, seen[1][name])
+        if not name.startswith("encoder.layer.1."):
+            assert (value == torch.tensor(0.3)).all() or not value.is_floating_point(), name
+        elif name.endswith("bias"):
+            assert (value == 0).all()
+        elif "LayerNorm" in name:
+            assert (value == 1).all()
+        else:
+            assert value.std().item() == pytest.approx(0.02, rel=0.1), name
+
+
+def test_layers_begin_anew_once(fit, same_everywhere, tmp_path):
+    """A run that goes on keeps what it learnt, with a new callback too."""
+    fit(ReinitializedLayers(2), Halfway(tmp_path / "half.ckpt"), encoder=same_everywhere, max_epochs=2)
+    stored = torch.load(tmp_path / "half.ckpt", weights_only=True)["state_dict"]
+    for technique in (ReinitializedLayers(2), done := ReinitializedLayers(2)):
+        if technique is done:
+            done.load_state_dict({"done": True})
+        before = Before()
+        fit(technique, before, encoder=same_everywhere, max_epochs=3, ckpt_path=tmp_path / "half.ckpt")
+        for name, value in before.found.items():
+            assert torch.equal(value, stored[f"text_encoder.model.{name}"])
+    technique, before = ReinitializedLayers(1), Before()
+    technique.load_state_dict({"done": True})
+    fit(technique, before, encoder=same_everywhere, max_epochs=1)
+    assert (before.found["encoder.layer.1.output.dense.weight"] == torch.tensor(0.3)).all()
+
+
+def test_no_more_layers_than_there_are(fit, same_everywhere):
+    with pytest.raises(ValueError, match="up to 2"):
+        fit(ReinitializedLayers(3), encoder=same_everywhere)
+    with pytest.raises(ValueError, match="LoRA freezes them"):
+        fit(LoRA(rank=2), ReinitializedLayers(1), encoder=same_everywhere)
+
+
+def test_rates_and_fresh_layers_of_an_encoder_that_cannot_be_run_by_layers(fit, tmp_path):
+    folder = save_small_bert(tmp_path / "mpnet")
+    sizes = {"vocab_size": 83, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
+    MPNetModel(MPNetConfig(num_hidden_layers=2, **sizes)).save_pretrained(folder)
+    module, trainer = fit(LayerwiseLearningRates(0.5), ReinitializedLayers(1), encoder=str(folder), learning_rate=0.08)
+    rates = {id(p): group["initial_lr"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    encoder = module.text_encoder.model
+    for rate, part in ((0.08, encoder.encoder.layer[1]), (0.04, encoder.encoder.layer[0]), (0.02, encoder.embeddings)):
+        assert {round(rates[id(parameter)], 6) for parameter in part.parameters()} == {rate}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: LayerwiseLearningRates(0), lambda: AveragedWeights(1), lambda: RDrop(-1), lambda: WordDropout(1.1),
+        lambda: ReinitializedLayers(0),
+    ],
+)  # fmt: skip
 def test_wrong_options(made):
     with pytest.raises(ValueError, match="Expected"):
         made()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import types
+import typing
 from pathlib import Path
 
+import jsonargparse
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from mner.cli import main
+from mner.training import Trainer
 from tests.tiny_sets import save_small_bert, write_twitter
 
 BASE = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": "false", "enable_model_summary": "false"}
@@ -31,6 +35,7 @@ WORKS = {
     },
     "shown": {"enable_progress_bar": "true", "enable_model_summary": "true", "logger": "false", "precision": "64-true"},
     "mixed": {"precision": "bf16-mixed", "limit_val_batches": 0},
+    "automatic": {"precision": "auto", "limit_val_batches": 0},
     "time": {"max_epochs": -1, "max_time": "00:00:00:01"},
 }  # fmt: skip
 """Options that go together. `default_root_dir`: all of them."""
@@ -119,3 +124,17 @@ def test_it_is_refused(fit, capsys, name):
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert said.strip().splitlines()[-1].startswith("mner fit:")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches"],
+)
+def test_one_batch_is_no_share(name):
+    """`typing` keeps one object for unions that are equal, in the order of whoever wrote it first; `|` does not."""
+    hint = typing.get_type_hints(Trainer.__init__)[name]
+    assert isinstance(hint, types.UnionType)
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(Trainer, "trainer")
+    for given, expected in (("1", int), ("1.0", float)):
+        assert type(parser.parse_args([f"--trainer.{name}", given]).trainer[name]) is expected

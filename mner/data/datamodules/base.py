@@ -14,6 +14,7 @@ from mner.batch import Batch
 from mner.data.agreement import agree
 from mner.data.datamodules.loading import BatchLoading
 from mner.data.dataset import MNERDataset
+from mner.data.encoder_limit import encoder_config, encoder_limit
 from mner.data.examples import Example, Split, fingerprint
 from mner.data.formats.context import Texts
 from mner.data.formats.feature_store import FeatureStore
@@ -30,7 +31,7 @@ from mner.data.sources import (
     training_posts,
     with_context,
 )
-from mner.data.tokenizer import PostTokenizer, encoder_config, encoder_limit
+from mner.data.tokenizer import PostTokenizer
 from mner.data.transforms import transform_for
 from mner.data.word_splitter import style_of
 from mner.data.word_style import WordStyle, find_style

@@ -20,6 +20,7 @@ from mner.data.batching import BucketSampler, Collate
 from mner.data.datamodules.base import MNERDataModule
 from mner.data.dataset import Item, MNERDataset
 from mner.data.examples import Split
+from mner.data.inputs import described as described  # was here
 from mner.data.loader import PostBatches, PostLoader
 from mner.errors import MNERError
 
@@ -255,13 +256,3 @@ def chosen_part(data: MNERDataModule | JointDataModule, label_set: str | None) -
     if label_set is not None:
         raise MNERError(f"Expected no label set, since there is one data set, but got {label_set!r}")
     return data
-
-
-def described(data: Mapping[str, Any], label_set: str | None) -> dict[str, Any]:
-    """What a checkpoint says of its data; of a label set's own, where it was trained with several.
-
-    Args:
-        data: What `describe` gave.
-        label_set: The set's name; None for a model with one list of labels.
-    """
-    return {**data, **data.get("label_sets", {}).get(label_set, {})}

@@ -20,14 +20,12 @@ from mner.data.formats.context import Texts, find_text
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.formats.images import ImageSource
 from mner.data.formats.relations import read_relations
-from mner.data.inputs import OF_REGIONS, PostInputs, check_needs
+from mner.data.inputs import OF_REGIONS, TAGS, PostInputs, check_needs
 from mner.data.loader import post_loader
 from mner.data.sources import find_place, read_source, report_coverage
 from mner.data.tokenizer import PostTokenizer
 
 log = logging.getLogger(__name__)
-TAGS = "tags"
-"""The context source whose texts are names of objects."""
 
 
 class BatchLoading(pl.LightningDataModule):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +11,8 @@ from mner.data.examples import Example, Split
 from mner.data.formats.feature_store import FeatureStore
 from mner.data.sample.objects import FEATURES, RELATIONS, TAGS
 from mner.data.sample.texts import VERSION, write_sample
+from mner.files import cache_folder
 from mner.labels import bio_labels
-
-
-def cache_folder() -> Path:
-    """Where generated data are kept: `$MNER_CACHE`, or `mner` in the user's cache folder."""
-    chosen = os.environ.get("MNER_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "mner")
-    return Path(chosen).expanduser()
 
 
 class SampleDataModule(MNERDataModule):

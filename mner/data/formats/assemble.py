@@ -11,9 +11,10 @@ from sys import intern
 import regex
 
 from mner.data.examples import Example, Posts
+from mner.data.formats.fields import TYPE
 from mner.data.formats.lines import Source, UniqueIds, shown
 from mner.data.formats.offsets import to_characters
-from mner.data.formats.records import Mark, Notes, Reading, Record
+from mner.data.formats.records import UNTYPED, Mark, Notes, Reading, Record
 from mner.data.formats.schemes import SchemeOf
 from mner.data.word_splitter import STYLES, UNSPACED, Word, split_words
 from mner.labels import Span, split_tag, stray_insides, tags_of
@@ -44,6 +45,9 @@ def posts_of(source: Source, records: Iterable[Record], reading: Reading, notes:
             offsets that do not fit, what is no tag, another number of tags than words; with line or record.
     """
     read = prepared(source, list(records), reading, notes)
+    if (untyped := notes[UNTYPED]) and not any(record.marks or record.tags for record in read):
+        advice = "Say where it is: give it one of the names " + ", ".join(TYPE[:6]) + " …."
+        raise source.fault("as a whole", f"{untyped:,} spans and no type at any", "a type for each span", advice)
     style = _style(source, read, reading, notes)
     ids, scheme = UniqueIds(source), SchemeOf(source)
     posts: list[Example] = []
@@ -136,7 +140,7 @@ def _one_of(source: Source, group: list[Record], reading: Reading, notes: Notes)
     if len(chosen := [record for record in counting if record.chosen]) == 1 < len(counting):
         notes.add("posts of several annotators, of whom the one marked as ground truth is read")
         return chosen[0]
-    if reading.annotators not in ("error", "first", "majority"):
+    if reading.annotators not in ("error", "first", "majority", "predictions"):
         return _of_one_annotator(counting, bare, reading.annotators, notes)
     if len(counting) == 1:
         return counting[0]
@@ -148,7 +152,7 @@ def _one_of(source: Source, group: list[Record], reading: Reading, notes: Notes)
     if all(one == sets[0] for one in sets):
         notes.add("posts whose annotators agree, read once")
         return counting[0]
-    if reading.annotators == "error":
+    if reading.annotators in ("error", "predictions"):
         differ = next(place for place, one in enumerate(sets) if one != sets[0])
         only = sorted(sets[0] ^ sets[differ])[0]
         who = f"{counting[0].annotator or '?'} and {counting[differ].annotator or '?'}"

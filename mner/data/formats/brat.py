@@ -14,7 +14,7 @@ from mner.data.formats.lines import Source, shown
 from mner.data.formats.offsets import to_characters
 from mner.data.formats.records import Mark, Notes, Reading, Record
 from mner.errors import DataNotFoundError, MNERError
-from mner.files import output_folder, whole
+from mner.files import name_as_text, output_folder, whole
 
 _OTHERS = {
     "R": "relations", "E": "events", "A": "attributes", "M": "attributes", "N": "normalisations", "#": "notes",
@@ -43,7 +43,7 @@ def read_brat(source: Source, reading: Reading, notes: Notes) -> list[Record]:
             raise DataNotFoundError(f"Expected the text of {without} in {without.stem}.txt beside it; it is missing")
         records = [_document(Source(text), notes, text.relative_to(source.path)) for text in texts]
         for record in records:
-            record.id = str(record.place).removesuffix(".txt")
+            record.id = name_as_text(str(record.place).removesuffix(".txt"))
         return records
     text = source.path.with_suffix(".txt")
     if not text.is_file():

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mner.data.examples import Example, Posts
 from mner.data.formats.assemble import posts_of
 from mner.data.formats.images import image_key
+from mner.data.formats.json_document import is_json
 from mner.data.formats.lines import Source, shown
 from mner.data.formats.records import Notes, Reading, Record
 from mner.data.formats.schemes import Scheme, SchemeOf, from_iob2, split_any_tag
@@ -79,14 +80,16 @@ def read_columns(source: Source, reading: Reading, notes: Notes) -> list[Record]
     """The records of a file of columns."""
     lines = list(enumerate(source.lines, start=1))
     with_ids = any(is_id_line(line) for _, line in lines)
-    if source.text.lstrip()[:1] == "{":
+    if is_json(source):
         expected = f"'{IMGID}<id>', or a word and its tag a line"
         advice = "JSON lines are read from files named .jsonl."
         raise DataFormatError(source, 1, shown(source.lines[0]), expected, advice)
     shape = find_shape(source, [(n, line) for n, line in lines if line and not is_id_line(line)], reading)
     records, seen, scheme = [], Counter[str](), SchemeOf(source)
     words_of: dict[tuple[str, tuple[str, ...]], int] = {}
-    ends = [not (shape.separator or line.strip(" ")) or _DOCSTART.match(line) is not None for line in source.lines]
+    ends = [_ends(line, shape) or _DOCSTART.match(line) is not None for line in source.lines]
+    empty = sum("\t" in line and _ends(line, shape) for line in source.lines)
+    notes.add("rows of empty cells, read as blank lines", empty)
     for block in post_blocks(["" if end else line for line, end in zip(source.lines, ends, strict=True)]):
         record = _post(source, block, shape, with_ids, scheme, notes)
         if record is None:
@@ -169,27 +172,27 @@ def conll_text(examples: Iterable[Example], scheme: Scheme = "IOB2") -> str:
     blocks = []
     for post in posts:
         if post.tags is None or len(post.tags) != len(post.words) or not post.words:
-            raise ValueError(f"Expected words and a tag for each in post {post.id!r}; or use write_jsonl")
+            raise ValueError(f"Expected words and a tag for each in post {post.id!r}; or use json_lines")
         if post.more_images:
-            raise ValueError(f"CoNLL has one image a post, but {post.id!r} has several; use write_jsonl")
+            raise ValueError(f"CoNLL has one image a post, but {post.id!r} has several; use json_lines")
         name = post.id
         if not bare:
             if post.image_id is None:
                 raise ValueError(
-                    f"CoNLL has an image for each post or for none, but {post.id!r} has none; use write_jsonl"
+                    f"CoNLL has an image for each post or for none, but {post.id!r} has none; use json_lines"
                 )
             base, _, number = post.id.rpartition("#")
             again = number == str(seen[base] + 1) and seen[base] > 0
             name = base if again else post.id
             if image_key(post.image_id) != image_key(name):
                 raise ValueError(
-                    f"CoNLL has one id a post, but post {post.id!r} has image {post.image_id!r}; use write_jsonl"
+                    f"CoNLL has one id a post, but post {post.id!r} has image {post.image_id!r}; use json_lines"
                 )
             seen[name] += 1
         fields = (post.id, *post.words, *post.tags)
         good = all(field and "\t" not in field and "\n" not in field for field in fields)
         if not good or post.id != post.id.strip(" \r") or (bare and len(post.id.split()) != 1):
-            raise ValueError(f"Post {post.id!r} has an empty field or a tab or line break in one; use write_jsonl")
+            raise ValueError(f"Post {post.id!r} has an empty field or a tab or line break in one; use json_lines")
         tags = post.tags if scheme == "IOB2" else from_iob2(repair(post.tags), scheme)
         rows = zip(post.words, tags, strict=True)
         head = f"# id = {name}\n" if bare else f"{IMGID}{name}\n"
@@ -281,11 +284,16 @@ def _refuse_two(source: Source, rows: Sequence[tuple[int, list[str]]], word: int
             raise source.fault(rows[0][0], found, "one column of tags", advice)
 
 
+def _ends(line: str, shape: Shape) -> bool:
+    """Whether a line is blank: of spaces, or, as spreadsheets write an empty row, of tabs."""
+    return not line.strip(" \t") and (not shape.separator or "\t" in line)
+
+
 def _is_comment(line: str, shape: Shape) -> bool:
-    """Whether a line is a comment: `# text = …`. A word `#` has as many columns as others."""
+    """Whether a line is a comment: `# text = …`. A word `#` has as many columns as others, be its tab lost or not."""
     if not _COMMENT.match(line) or (shape.separator and "\t" in line):
         return False
-    cells = line.split("\t") if shape.separator else _fields(line)
+    cells = _fields(line)
     return len(cells) != shape.width or not _is_tag(cells[shape.tag])
 
 

@@ -162,9 +162,7 @@ class FeatureStore:
         """Those of `image_ids` of which the store knows nothing: neither features nor that the image is broken."""
         broken = ImageNames(self.broken, self.path)
         return [
-            image_id
-            for image_id in dict.fromkeys(image_ids)
-            if image_id not in self and broken.find(image_id) is None
+            image_id for image_id in dict.fromkeys(image_ids) if image_id not in self and broken.find(image_id) is None
         ]
 
     def check(self, width: int | None = None, kind: str | None = None) -> None:

@@ -44,6 +44,7 @@ class FeatureWriter:
         classes: Class names, for regions.
         sizes: Store the size of each image, for regions; without, their boxes are in pixels only.
         groups: Store which crop of its image a region is of.
+        precision: What the encoder computed in.
 
     Raises:
         DataFormatError: If the folder holds features of another kind, encoder, weights, transform, ...
@@ -64,6 +65,7 @@ class FeatureWriter:
         classes: Sequence[str] = (),
         sizes: bool = False,
         groups: bool = False,
+        precision: str = "32-true",
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"Expected argument `dtype` to be one of {list(DTYPES)}, but got {dtype!r}")
@@ -85,6 +87,7 @@ class FeatureWriter:
             "complete": False,
             **({"sizes": True} if sizes else {}),
             **({"groups": True} if groups else {}),
+            **({"precision": precision} if precision != "32-true" else {}),  # older stores say nothing
         }
         self._labels = {name: number for number, name in enumerate(classes)}
         self._make_folder()
@@ -237,7 +240,7 @@ class FeatureWriter:
         self.meta["suffixes"] = bool(old.get("suffixes"))  # an older store goes on as it was begun
         # Through JSON and back, so that tuples compare equal to lists.
         new = json.loads(json.dumps(self.meta))
-        known = dict.fromkeys((*new, "sizes", "groups"))
+        known = dict.fromkeys((*new, "sizes", "groups", "precision"))
         differing = [key for key in known if key not in _CHANGES and old.get(key) != new.get(key)]
         if differing:
             shown = {key: (old.get(key), new.get(key)) for key in differing if key != "classes"}

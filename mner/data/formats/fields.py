@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mner.data.formats.lines import Source, json_type, shown
-from mner.data.formats.records import Mark, Notes, Reading
+from mner.data.formats.records import UNTYPED, Mark, Notes, Reading
 
 NAMES: dict[str, tuple[str, ...]] = {
     "text": ("text", "content", "document", "sentence", "tweet", "body", "post", "message", "txt", "raw"),
@@ -40,8 +40,10 @@ START = ("start", "begin", "start_offset", "startOffset", "start_char", "char_st
 END = ("end", "stop", "end_offset", "endOffset", "end_char", "char_end", "to")
 TYPE = (
     *("label", "labels", "type", "tag", "entity", "entity_type", "entityLabel", "entity_group", "class", "category"),
-    *("hypertextlabels", "ner", "name"),
+    *("hypertextlabels", "displayName", "ner", "name"),
 )
+PAIR = ("pos", "span", "position", "offsets")
+"""Where start and end are one list."""
 OWN_TEXT = ("text", "value", "span", "surface", "word", "mention", "string", "entity_text", "covered_text")
 
 
@@ -50,11 +52,11 @@ def field_of(record: Mapping[str, Any], what: str, reading: Reading) -> str | No
     if what in reading.fields:
         given = reading.fields[what]
         return given if given in record else None
-    return next((name for name in _cased(record, NAMES[what]) if record.get(name) is not None), None)
+    return next((name for name in cased(record, NAMES[what]) if record.get(name) is not None), None)
 
 
-def _cased(record: Mapping[str, Any], names: Iterable[str]) -> Iterable[str]:
-    """The names as the record writes them: `Text` is `text`."""
+def cased(record: Mapping[str, Any], names: Iterable[str]) -> Iterable[str]:
+    """Those of the names that a record has, as it writes them: `Text` is `text`."""
     lower = {str(key).lower(): key for key in reversed(list(record))}
     return (lower[name.lower()] for name in names if name.lower() in lower)
 
@@ -171,7 +173,7 @@ def marks_of(
     for one in value:
         start, end, types, text = _span(source, place, one, over)
         if not types:
-            notes.add("spans without a type, left out")
+            notes.add(UNTYPED)
         for type_ in types:
             found.append(Mark(start, end, _type(source, place, type_, names), text))
     return found
@@ -190,6 +192,8 @@ def _span(source: Source, place: int | str, one: object, over: str) -> tuple[int
             end = start + inner["length"]
         if any(key in inner for key in last) and isinstance(end, int):
             end += 1  # Prodigy's token_end is the last token
+        if start is None and end is None and (pair := _pair(inner)) is not None:
+            start, end = pair
         types = next((inner[key] for key in TYPE if inner.get(key) not in (None, "", [])), [])
         text = next((inner[key] for key in OWN_TEXT if isinstance(inner.get(key), str)), None)
         types = types if isinstance(types, list) else [types]
@@ -205,6 +209,12 @@ def _span(source: Source, place: int | str, one: object, over: str) -> tuple[int
         expected = "spans with start, end and label: an object, or [start, end, label]"
         raise source.fault(place, f"the span {shown(str(one))}", expected)
     return int(start), int(end), types, text  # type: ignore[arg-type]
+
+
+def _pair(span: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Start and end where a span has them as one list, `{"pos": [0, 3], "type": "PER"}`."""
+    pairs = (span[key] for key in PAIR if isinstance(span.get(key), (list, tuple)) and len(span[key]) == 2)
+    return next(((start, end) for start, end in pairs if type(start) is type(end) is int), None)
 
 
 def _type(source: Source, place: int | str, type_: object, names: object) -> str:
@@ -223,13 +233,14 @@ def spans_field(records: Sequence[Mapping[str, Any]], reading: Reading) -> str |
     """The field of spans: a usual or the given name, or the one whose values are lists of spans."""
     if "spans" in reading.fields:
         return reading.fields["spans"]
-    usual = [name for name in NAMES["spans"] if any(is_spans(record.get(name)) for record in records)]
+    names = [*dict.fromkeys(name for record in records for name in cased(record, NAMES["spans"]))]
+    usual = [name for name in names if any(is_spans(record.get(name)) for record in records)]
     if usual:
         return usual[0]
     others = {key for record in records for key, value in record.items() if is_spans(value) and key != "tokens"}
     if len(others) == 1:
         return str(others.pop())
-    empty = [name for name in NAMES["spans"] if any(record.get(name) == [] for record in records)]
+    empty = [name for name in names if any(record.get(name) == [] for record in records)]
     return empty[0] if empty else None
 
 
@@ -241,10 +252,9 @@ def is_spans(value: object) -> bool:
 def _is_span(one: object) -> bool:
     if isinstance(one, dict):
         inner = one.get("value") if isinstance(one.get("value"), dict) else one
-        return (
-            isinstance(inner, dict)
-            and any(k in inner for k in (*START, "token_start"))
-            and any(k in inner for k in (*END, "token_end", "length"))
+        starts, ends = (*START, "token_start"), (*END, "token_end", "length")
+        return isinstance(inner, dict) and (
+            (any(k in inner for k in starts) and any(k in inner for k in ends)) or _pair(inner) is not None
         )
     return (
         isinstance(one, (list, tuple))

@@ -18,6 +18,7 @@ from mner.data.formats.image_names import ImageNames, split_name, unusable
 from mner.data.formats.image_names import image_key as image_key
 from mner.data.formats.image_names import shown as shown
 from mner.errors import DataNotFoundError
+from mner.files import name_as_text, name_on_disk
 
 Reason = Literal[
     "", "missing", "unreadable", "empty", "not an image", "too large", "truncated or damaged", "unusable name",
@@ -32,7 +33,9 @@ MANY_PIXELS = 16_000_000
 _FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
-def load_image(path: str | os.PathLike[str] | BinaryIO, size: int | None = None) -> tuple[Image.Image | None, Reason]:
+def load_image(
+    path: str | os.PathLike[str] | BinaryIO, size: int | None = None, most: int = MAX_PIXELS
+) -> tuple[Image.Image | None, Reason]:
     """Open and decode an image file as upright RGB.
 
     Transparent parts become white, the orientation in EXIF is applied, of an animation the first frame is taken.
@@ -42,6 +45,7 @@ def load_image(path: str | os.PathLike[str] | BinaryIO, size: int | None = None)
         size: The shorter side that is needed. A JPEG file is then decoded at 1/2, 1/4 or 1/8 of its size where that is
             still at least `size`, which is about twice as fast; any file of more than 16 million pixels is then made
             smaller likewise. None keeps every pixel.
+        most: A file with more pixels is "too large" and is not decoded.
 
     Returns:
         The image and "", or None and the reason. A broken image is data, not an exception.
@@ -51,7 +55,7 @@ def load_image(path: str | os.PathLike[str] | BinaryIO, size: int | None = None)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # damaged EXIF and the like, of which the pixels know nothing
             with Image.open(path, formats=_formats()) as file:
-                if file.width * file.height > MAX_PIXELS:
+                if file.width * file.height > most:
                     return None, "too large"
                 if size is not None:
                     file.draft(None, (size, size))
@@ -157,7 +161,8 @@ class ImageFolder:
         if not self.folder.is_dir():
             raise DataNotFoundError(f"Expected a folder with images at {str(folder)!r}, but there is none")
         with os.scandir(self.folder) as entries:
-            names = sorted(entry.name for entry in entries if _looks_like_image(entry.name) and not _is_folder(entry))
+            listed = (entry.name for entry in entries if _looks_like_image(entry.name) and not _is_folder(entry))
+            names = sorted(map(name_as_text, listed))
         self.unusable = [name for name in names if unusable(name)]
         bad = set(self.unusable)
         self.names = ImageNames((name for name in names if name not in bad) if bad else names, self.folder)
@@ -182,9 +187,9 @@ class ImageFolder:
         if "/" in image_id or os.sep in image_id or image_id in ("", ".", ".."):
             return self._below(image_id)
         if self.names.has(image_id) or self._is_file(image_id):
-            return self.folder / image_id
+            return self.folder / name_on_disk(image_id)
         name = self.names.find(image_id)
-        return None if name is None else self.folder / name
+        return None if name is None else self.folder / name_on_disk(name)
 
     def missing(self, image_ids: Iterable[str]) -> list[str]:
         """Those of `image_ids` that have no file, each once."""
@@ -201,7 +206,7 @@ class ImageFolder:
 
     def _below(self, image_id: str) -> Path | None:
         """A file of a sub-folder, by exactly its name."""
-        path = self.folder / image_id
+        path = self.folder / name_on_disk(image_id)
         try:
             inside = ".." not in path.parts and path.is_file() and path.resolve().parent.is_relative_to(self._root)
         except (OSError, ValueError, RuntimeError):  # too long, a null byte, a circle of links
@@ -217,7 +222,7 @@ class ImageFolder:
         if _looks_like_image(name):
             return False  # it would be listed; millions of ids are not to be asked for one by one
         try:
-            return os.path.isfile(self.folder / name)
+            return os.path.isfile(self.folder / name_on_disk(name))
         except (OSError, ValueError):
             return False
 

@@ -40,7 +40,8 @@ def _is_task(row: Mapping[str, Any]) -> bool:
 def read_label_studio(source: Source, reading: Reading, notes: Notes) -> list[Record]:
     """Records of the export JSON, one for each annotation of a task.
 
-    A cancelled (skipped) annotation is not read as gold, nor is a prediction; a task without annotation is unlabelled.
+    A cancelled (skipped) annotation is not read as gold, nor is a prediction, unless `annotators` is `predictions`; a
+    task without annotation is unlabelled.
     Results that are no spans of text (choices, relations, boxes) are counted.
     """
     tasks = objects(source)
@@ -57,7 +58,8 @@ def _task(
 ) -> list[Record]:
     data = task["data"]
     field = "annotations" if task.get("annotations") else "completions"  # as version 0 called them
-    annotations = list_of(source, place, task, field, dict)
+    of_models = reading.annotators == "predictions"
+    annotations = list_of(source, place, task, "predictions" if of_models else field, dict)
     results = [one for annotation in annotations for one in _results(source, place, annotation)]
     names = {key for one in results if isinstance(key := one.get("to_name"), str) and isinstance(data.get(key), str)}
     chosen = data[names.pop()] if len(names) == 1 and "text" not in reading.fields else None
@@ -101,7 +103,7 @@ def _marks(source: Source, place: int | str, annotation: dict[str, Any], reading
 
 
 def _who(annotation: Mapping[str, Any]) -> str:
-    who = annotation.get("completed_by", annotation.get("created_username"))
+    who = annotation.get("completed_by", annotation.get("created_username", annotation.get("model_version")))
     if isinstance(who, dict):
         who = next((who[key] for key in ("email", "username", "id") if who.get(key) is not None), None)
     return "" if who is None else str(who)

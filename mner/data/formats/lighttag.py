@@ -9,14 +9,19 @@ from typing import Any
 from mner.data.examples import Example
 from mner.data.formats.fields import has, id_of, images_of, list_of, marks_of, text_of
 from mner.data.formats.joined import joined
-from mner.data.formats.json_document import is_json, json_records, objects
+from mner.data.formats.json_document import is_json, json_records, json_top, objects
 from mner.data.formats.lines import Source
 from mner.data.formats.records import Notes, Reading, Record
 
 
 def fits_lighttag(source: Source) -> bool:
-    """Whether records are examples of LightTag."""
-    return is_json(source) and has(source, _is_ours, json_records(source))
+    """Whether records are examples of LightTag: by their fields, or by the schema of tags beside them."""
+    if not is_json(source):
+        return False
+    top = json_top(source)
+    records = json_records(source)
+    with_schema = isinstance(top.get("schema"), dict) and "tags" in top["schema"]
+    return has(source, _is_ours, records) or (with_schema and has(source, lambda row: "content" in row, records))
 
 
 def _is_ours(row: Mapping[str, Any]) -> bool:
@@ -24,7 +29,10 @@ def _is_ours(row: Mapping[str, Any]) -> bool:
 
 
 def read_lighttag(source: Source, reading: Reading, notes: Notes) -> list[Record]:
-    """Records, one for each annotator who has seen an example. What a reviewer called wrong is left out, counted."""
+    """Records, one for each annotator who has seen an example. What a reviewer called wrong is left out, counted.
+
+    An example that nobody has seen is without gold. Earlier exports do not say who has seen what.
+    """
     records = []
     for place, row in objects(source):
         given = list_of(source, place, row, "annotations", dict)
@@ -33,17 +41,26 @@ def read_lighttag(source: Source, reading: Reading, notes: Notes) -> list[Record
         notes.add("classifications, not read", len(list_of(source, place, row, "classifications")))
         given = [one for one in given if one.get("correct") is not False]
         seen = [_name(one) for one in list_of(source, place, row, "seen_by")]
-        by = [[_name(who) for who in list_of(source, place, one, "annotated_by")] for one in given]
+        by = [_annotators(source, place, one) for one in given]
         who = list(dict.fromkeys([*seen, *(name for names in by for name in names)]))
         text, id_ = text_of(source, place, row, reading), id_of(source, place, row, reading)
         meta = row["metadata"] if isinstance(row.get("metadata"), dict) else {}
         images = images_of(source, place, row, reading, notes) or images_of(source, place, meta, reading, notes)
-        labelled = bool(who) or row.get("annotations") is not None
+        labelled = bool(who or given) or (row.get("annotations") is not None and "seen_by" not in row)
+        unsaid = "examples without annotations, of which the file does not say whether somebody has seen them"
+        notes.add(f"{unsaid}, read as without entities", labelled and not who and not given)
         for name in who or [""]:
             own = [one for one, names in zip(given, by, strict=True) if not names or name in names]
             marks = marks_of(source, place, own, notes) if labelled else None
             records.append(Record(place, id_, text, marks=marks, image_ids=images, annotator=name))
     return records
+
+
+def _annotators(source: Source, place: int | str, one: Mapping[str, Any]) -> list[str]:
+    """Who made an annotation: several by now, one in earlier exports."""
+    if "annotated_by" not in one and one.get("annotator") is not None:
+        return [_name(one["annotator"])]
+    return [_name(who) for who in list_of(source, place, one, "annotated_by")]
 
 
 def _name(testament: object) -> str:

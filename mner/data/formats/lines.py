@@ -77,10 +77,10 @@ class Source:
         r"""Its lines, without `\n` or `\r\n` at their ends.
 
         Raises:
-            DataFormatError: If it has no content.
+            DataFormatError: If it has no content but white space.
         """
         lines = [line.removesuffix("\r") for line in self.text.split("\n")]
-        if not any(lines):
+        if not self.text.strip():
             raise DataFormatError(self, 1, "an empty file", "at least one post or text", "Was the download cut off?")
         return lines[:-1] if not lines[-1] else lines
 

@@ -67,8 +67,9 @@ def _cell(value: Any) -> Any:
     """A cell without numpy's types and without the sign for nothing, NaN."""
     value = value.tolist() if hasattr(value, "tolist") else value
     return (
-        None if (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType") else
-        value
+        None
+        if (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
+        else value
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import get_args
 
 from mner.data.formats.lines import Source, shown
@@ -30,7 +31,11 @@ def to_characters(source: Source, records: Sequence[Record], given: Offsets | No
     """
     marked = [record for record in records if record.text is not None and record.marks]
     units = UNITS if given is None else (given,)
-    unit = next((unit for unit in units if all(_fitting(record, unit) is not None for record in marked)), None)
+    unit = _unit(marked, units)
+    if unit is None and (unit := _unit([_longer(record) for record in marked], units)) is not None:
+        for record in marked:
+            record.marks = _longer(record).marks
+        notes.add("spans given with their last character", sum(len(record.marks or ()) for record in marked))
     if unit is None:
         raise _misfit(source, next(record for record in marked if _fitting(record, units[0]) is None), units[0])
     moved = 0
@@ -53,6 +58,16 @@ def to_characters(source: Source, records: Sequence[Record], given: Offsets | No
         _doubt(marked, notes)
 
 
+def _unit(marked: Sequence[Record], units: Sequence[Offsets]) -> Offsets | None:
+    """The first unit in which all spans fit."""
+    return next((unit for unit in units if all(_fitting(record, unit) is not None for record in marked)), None)
+
+
+def _longer(record: Record) -> Record:
+    """A record whose spans end one further: some tools give the place of the last character."""
+    return replace(record, marks=[mark._replace(end=mark.end + 1) for mark in record.marks or ()])
+
+
 def _fitting(record: Record, unit: Offsets) -> str | None:
     """The text to which the marks fit by the texts that they bring; None if they do not."""
     given = record.text or ""
@@ -67,7 +82,8 @@ def _fits(text: str, mark: Mark, unit: Offsets) -> bool:
     if mark.text is None:
         return True
     moved = _moved(text, mark, unit)
-    return moved is not None and _bare(text[moved.start : moved.end]) == _bare(mark.text)
+    own = mark.text, mark.text.replace("\\n", "\n")  # Label Studio writes line breaks so
+    return moved is not None and _bare(text[moved.start : moved.end]) in map(_bare, own)
 
 
 def _bare(text: str) -> str:

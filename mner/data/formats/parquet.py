@@ -18,7 +18,12 @@ from mner.errors import DataFormatError, MissingDependencyError
 from mner.files import whole
 
 
-def _imported(name: str) -> Any:
+def imported(name: str) -> Any:
+    """A package that Parquet needs.
+
+    Raises:
+        MissingDependencyError: If it is not installed.
+    """
     import importlib
 
     try:
@@ -32,17 +37,20 @@ def _imported(name: str) -> Any:
 
 def read_parquet(source: Source, reading: Reading, notes: Notes) -> list[Record]:
     """Records of the rows of a file; numbered tags have the names that Hugging Face data sets keep with them."""
-    parquet = _imported("pyarrow.parquet")
+    parquet = imported("pyarrow.parquet")
     import pyarrow
 
     try:
         table = parquet.read_table(pyarrow.BufferReader(source.raw))
-    except (pyarrow.ArrowException, OSError) as error:
+        rows = table.to_pylist()
+        kept = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataFormatError(source, None, f"no Parquet ({error})"[:200], "a Parquet file") from None
-    kept = (table.schema.metadata or {}).get(b"huggingface")
-    features = json.loads(kept).get("info", {}).get("features", {}) if kept else {}
-    names = next((found for column in features.values() if (found := _class_names(column))), None)
-    return _records(source, table.to_pylist(), reading, notes, names)
+    info = kept.get("info") if isinstance(kept, dict) else None
+    features = info.get("features") if isinstance(info, dict) else None
+    columns = features.values() if isinstance(features, dict) else ()
+    names = next((found for column in columns if (found := _class_names(column))), None)
+    return _records(source, rows, reading, notes, names)
 
 
 def _class_names(feature: Any) -> list[str] | None:
@@ -60,14 +68,21 @@ def is_saved_dataset(source: Source) -> bool:
 
 
 def read_saved_dataset(source: Source, reading: Reading, notes: Notes) -> list[Record]:
-    """Records of the rows of a data set on disk."""
-    datasets = _imported("datasets")
+    """Records of the rows of a data set on disk.
+
+    Raises:
+        DataFormatError: If it is none.
+    """
+    if not is_saved_dataset(source):
+        expected = "a folder with dataset_info.json and state.json: one split that save_to_disk wrote"
+        raise DataFormatError(source, None, "a folder" if source.path.is_dir() else "a file", expected)
+    datasets = imported("datasets")
     return dataset_records(source, datasets.load_from_disk(str(source)), reading, notes)
 
 
 def dataset_records(source: Source, rows: Any, reading: Reading, notes: Notes) -> list[Record]:
     """Records of a `datasets.Dataset`; its images are left where they are."""
-    datasets = _imported("datasets")
+    datasets = imported("datasets")
     features = rows.features
     undecoded = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     for name in undecoded:
@@ -91,7 +106,7 @@ def _records(
 
 def write_parquet(path: Path, posts: Sequence[Example]) -> None:
     """Posts as a Parquet file with the columns `id`, `image_ids`, `tokens`, `ner_tags` (names)."""
-    parquet = _imported("pyarrow.parquet")
+    parquet = imported("pyarrow.parquet")
     import pyarrow
 
     strings = pyarrow.list_(pyarrow.string())

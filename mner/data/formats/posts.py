@@ -145,7 +145,8 @@ def read_posts(
         words: How texts become words: `spaces`, a style of `mner.data.word_splitter`, or a function. None for the words
             of the file where it has any, else `spaces` (`characters` in scripts without spaces).
         overlaps: `error`, or `outer` to keep the longer of two spans that overlap.
-        annotators: Of posts that several people marked differently: `error`, `first`, `majority`, or the name of one.
+        annotators: Of posts that several people marked differently: `error`, `first`, `majority`, or the name of one;
+            `predictions` reads what a model marked in tasks of Label Studio.
         fields: Which key or column is what: `text`, `words`, `tags`, `spans`, `id`, `image`, `annotator`.
         label_names: The names of numbered tags, in order.
         type_map: New names of entity types; None drops a type.

@@ -11,6 +11,8 @@ from mner.data.word_splitter import Splitter
 
 Overlaps = Literal["error", "outer"]
 Offsets = Literal["characters", "utf-16", "bytes"]
+UNTYPED = "spans without a type, left out"
+"""What is counted by readers, and looked at once all is read: no span of the file may have one."""
 
 
 class Mark(NamedTuple):
@@ -71,7 +73,7 @@ class Reading:
             scripts without spaces. Words are cut at the edges of spans in any case.
         overlaps: `error` refuses spans that overlap; `outer` keeps the longer of two.
         annotators: Of posts that several people marked differently: `error`, `first`, `majority` (spans of more than
-            half of them), or the name of one.
+            half of them), or the name of one; `predictions` for what a model marked in tasks of Label Studio.
         fields: Which of a file's keys or columns is what: `text`, `words`, `tags`, `spans`, `id`, `image`, `annotator`;
             a column by its number, counted from 1, where columns have no names. `id: null` numbers the posts, `image:
             id` takes the post's id.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mner.data.formats.fields import NAMES, field_of, id_of, images_of, marks_of, spans_field, text_of
+from mner.data.formats.fields import NAMES, cased, field_of, id_of, images_of, marks_of, spans_field, text_of
 from mner.data.formats.lines import Source, json_type, shown
 from mner.data.formats.records import Mark, Notes, Reading, Record
+from mner.data.formats.schemes import split_any_tag
+from mner.data.formats.span_shapes import hides_spans, names_spans, plain_rows
 
 Rows = Sequence[tuple[int | str, Mapping[str, Any]]]
 
@@ -18,6 +20,7 @@ def read_rows(source: Source, rows: Rows, reading: Reading, notes: Notes) -> lis
     Raises:
         DataFormatError: If a row has neither words nor text, or holds something else than it should.
     """
+    rows = plain_rows(rows, notes)
     plain = [row for _, row in rows]
     spans = spans_field(plain, reading)
     for what in ("text", "words", "tags", "spans", "image", "annotator"):
@@ -27,6 +30,10 @@ def read_rows(source: Source, rows: Rows, reading: Reading, notes: Notes) -> lis
             raise source.fault(rows[0][0], f"no field {name!r} (there are {keys})", f"the {what} there")
     last = _last_included(source, rows, spans, reading, notes)
     records = [_record(source, place, row, reading, notes, spans, last) for place, row in rows]
+    if spans is None and not any(record.labelled for record in records):
+        for row in plain:
+            for key in (key for key, value in row.items() if hides_spans(value) or names_spans(str(key), value)):
+                notes.add(f"records whose field {key!r} seems to hold spans in a way that is not known, not read")
     some = next((record for record in records if record.id is None), None)
     if some is not None and any(record.id is not None for record in records):
         raise source.fault(some.place, "a post without id in a file whose other posts have one", "an id in each post")
@@ -51,6 +58,9 @@ def _record(
         found = _tags(source, place, row, reading, spans)
         if found is not None and "words" not in reading.fields and len(found) == len(text.split()):
             words = text.split()  # words with spaces between them, a tag for each
+        elif found and all(map(_is_tag, found)):
+            what = f"{len(text.split())} words between spaces and {len(found)} tags"
+            raise source.fault(place, what, "as many tags as words", "Words and tags belong together one by one.")
     if words is not None:
         _take_words(source, place, record, words, row, reading)
         record.tags = _tags(source, place, row, reading, spans)
@@ -65,6 +75,8 @@ def _record(
     record.text = text_of(source, place, row, reading)
     if spans is not None and row.get(spans) is not None:
         record.marks = marks_of(source, place, row[spans], notes, names=reading.label_names)
+    elif spans is not None and row.get("annotation_id") is not None:
+        record.marks = []  # somebody has seen it: Label Studio's CSV
     return record
 
 
@@ -80,6 +92,8 @@ def _optional_text(row: Mapping[str, Any], reading: Reading) -> object:
 
 def _list(source: Source, place: int | str, row: Mapping[str, Any], what: str, reading: Reading) -> list[Any] | None:
     name = field_of(row, what, reading)
+    if name is None and what == "words" and isinstance(_plain(_optional_text(row, reading)), (list, tuple)):
+        name = field_of(row, "text", reading)
     value = None if name is None else _plain(row[name])
     if isinstance(value, str) and what == "words" and name in reading.fields.values():
         return value.split()
@@ -129,10 +143,10 @@ def _tags(
     source: Source, place: int | str, row: Mapping[str, Any], reading: Reading, spans: str | None
 ) -> list[str] | None:
     """The tags, numbers by their names; None without."""
-    named = [reading.fields["tags"]] if "tags" in reading.fields else [n for n in NAMES["tags"] if n in row]
+    named = [reading.fields["tags"]] if "tags" in reading.fields else cased(row, NAMES["tags"])
     for name in named:
         value = None if name is None else _plain(row.get(name))
-        if isinstance(value, str) and " " in value.strip():
+        if isinstance(value, str) and (" " in value.strip() or _is_tag(value)):
             value = value.split()
         if value is None or isinstance(value, str) or (name == spans and not value):
             continue
@@ -142,6 +156,13 @@ def _tags(
             continue
         return [_tag(source, place, name, tag, reading) for tag in value]
     return None
+
+
+def _is_tag(cell: str) -> bool:
+    try:
+        return bool(split_any_tag(cell))
+    except ValueError:
+        return False
 
 
 def _tag(source: Source, place: int | str, name: object, tag: object, reading: Reading) -> str:

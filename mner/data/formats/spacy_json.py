@@ -1,5 +1,7 @@
 """spaCy's JSON: training data of version 2, `["text", {"entities": […]}]`, and what `Doc.to_json()` gives.
 
+The pairs may be in a list under `annotations`, beside the names of the types, as NER Annotator writes them.
+
 Source: https://v2.spacy.io/api/annotation#json-input, https://spacy.io/api/doc#to_json
 """
 
@@ -39,6 +41,9 @@ def read_spacy_json(source: Source, reading: Reading, notes: Notes) -> list[Reco
     top = json_top(source)
     records: list[Record] = []
     for place, value in [("record 1", top)] if "paragraphs" in top else json_records(source):
+        if value is None:
+            notes.add("records that are null, left out")
+            continue
         if isinstance(value, list) and _is_pair(value):
             text, row = value[0], value[1]
             marks = marks_of(source, place, row["entities"], notes) if "entities" in row else None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from mner.data.examples import Example
@@ -33,16 +35,21 @@ SENTENCE = (
     ),
     *("post_id", "post", "text_id", "doc_id", "document_id", "tweet_id"),
 )
+_SEP = re.compile(r"\A\"?sep=.\"?\r?$", re.MULTILINE)
 _START, _END = (*START, "start_char", "begin_offset", "start_index"), (*END, "end_index", "span_end")
 _OWN = ("span", "entity_text", "entity", "mention", "span_text", "surface")
 
 
 def fits_table(source: Source) -> bool:
     """Whether the first line names columns that are known, more than one of them."""
-    names = names_of(source)
-    kinds = (*WORD, *NAMES["text"]), (*TAG, *_START), (*SENTENCE, *NAMES["image"])
+    names, table = names_of(source), source.suffix in (".csv", ".tsv", ".tab")
+    if any(name == "o" or name[:2] in ("b-", "i-") for name in names):
+        return False  # a word with its tag
+    if table and names & set(NAMES["text"]):
+        return True  # texts alone, or beside columns that are not ours
+    kinds = (*WORD, *NAMES["text"]), (*TAG, *_START, *NAMES["spans"]), (*SENTENCE, *NAMES["image"])
     known = sum(bool(names & set(kind)) for kind in kinds)
-    return len(names) > 1 and known >= (2 if source.suffix in (".csv", ".tsv", ".tab") else 3)
+    return len(names) > 1 and known >= (2 if table else 3)
 
 
 def fits_span_table(source: Source) -> bool:
@@ -50,9 +57,14 @@ def fits_span_table(source: Source) -> bool:
     return fits_table(source) and bool(names_of(source) & set(_START)) and bool(names_of(source) & set(_END))
 
 
+def _text(source: Source) -> str:
+    """Its text, without the line that tells Excel what is between columns."""
+    return _SEP.sub("", source.text, count=1)
+
+
 def names_of(source: Source) -> set[str]:
     """The cells of the first line, in small letters."""
-    first = next((line for line in source.text.split("\n") if line.strip()), "").removesuffix("\r")
+    first = next((line for line in _text(source).split("\n") if line.strip()), "").removesuffix("\r")
     return {name.strip().strip('"').lower() for name in first.split(_delimiter(source, first))}
 
 
@@ -77,6 +89,11 @@ def table_records(
     for what, name in given.items():
         if name not in header:
             raise source.fault(1, f"no column {name!r} (there are {', '.join(header)})", f"the {what} there")
+    filled = [(number, row) for number, row in rows if any(row.values())]  # sheets have empty ones at their end
+    notes.add("rows of empty cells, read as blank lines", len(rows) - len(filled))
+    if not filled:
+        raise source.fault(1, "a header and no row with a cell that is filled", "at least one row")
+    rows = filled
     start, end = (next((lower[n] for n in names if n in lower), None) for names in (_START, _END))
     if start is not None and end is not None:
         return _spans(source, rows, lower, start, end, reading, notes)
@@ -108,11 +125,22 @@ def _cells(row: Row) -> dict[str, Any]:
 
 
 def _python_list(cell: str) -> Any:
+    """A list as pandas writes it; those of numpy have blanks in place of commas."""
     import ast
+    import tokenize
 
+    parts: list[str] = []
+    before: int | str = 0
     try:
-        return ast.literal_eval(cell)  # as pandas writes lists
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        for token in tokenize.generate_tokens(io.StringIO(cell).readline):
+            value = token.type in (tokenize.STRING, tokenize.NUMBER) or token.string in ("[", "{", "(")
+            if value and before in (tokenize.STRING, tokenize.NUMBER, "]", "}", ")"):
+                parts.append(",")  # two strings side by side would be one to Python
+            parts.append(token.string)
+            if token.type != tokenize.NL:
+                before = token.string if token.type == tokenize.OP else token.type
+        return ast.literal_eval("".join(parts))
+    except (ValueError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError):
         return cell
 
 
@@ -120,23 +148,34 @@ def _tokens(
     source: Source, rows: Sequence[tuple[int | str, Row]], word: str, tag: str, sentence: str | None, reading: Reading,
     notes: Notes,
 ) -> list[Record]:  # fmt: skip
-    """A record for each run of rows of one sentence; where only its first row has the number, as well."""
-    if sentence is None:
+    """A record for each run of rows of one sentence; where only its first row has the number, as well.
+
+    Without a column of numbers, blank lines tell posts apart.
+    """
+    numbers_of = [(int(str(place).rpartition(" ")[2]), place) for place, _ in rows]
+    gaps = {place for (before, _), (number, place) in pairwise(numbers_of) if number > before + 1}
+    if sentence is None and not gaps:
         names = ", ".join(rows[0][1])
-        advice = "Say which column it is: fields={'id': COLUMN}."
+        advice = "Say which column it is, fields={'id': COLUMN}, or put a blank line behind each post."
         raise source.fault(
             1, f"tokens without a column that tells posts apart ({names})", "one, such as sentence", advice
         )
     runs: list[tuple[str, list[tuple[int | str, Row]]]] = []
     for number, row in rows:
-        name = row[sentence].strip() or (runs[-1][0] if runs else "")
+        before = runs[-1][0] if runs else ""
+        if sentence is None:
+            name = str(number) if number in gaps or not runs else before
+        else:
+            name = row[sentence].strip() or before
         if not name:
             raise source.fault(number, f"a first row without {sentence!r}", "the number of its post")
-        if not runs or runs[-1][0] != name:
+        if not runs or before != name:
             runs.append((name, []))
         runs[-1][1].append((number, row))
     counted = [name.rsplit(" ", 1)[-1] for name, _ in runs]
-    numbers = sentence.lower().startswith("sent") and all(c.isdigit() for c in counted)  # anew in each file
+    numbers = sentence is None or (  # anew in each file
+        sentence.lower().startswith("sent") and all(c.isdigit() for c in counted)
+    )
     records = []
     for name, run in runs:
         record = Record(run[0][0], None if numbers or reading.fields.get("id", "") is None else name)
@@ -200,8 +239,10 @@ def _delimiter(source: Source, first: str) -> str:
 
 
 def _rows(source: Source, notes: Notes) -> tuple[list[str], list[tuple[int | str, Row]]]:
-    lines = source.lines
-    delimiter = _delimiter(source, next(line for line in lines if line.strip()))
+    first = next((line for line in _text(source).split("\n") if line.strip()), None)
+    if first is None:
+        raise source.fault(1, "no line with text", "a header with the names of columns")
+    delimiter = _delimiter(source, first)
     table = _parsed(source, delimiter, quoted=True)
     if table is None or any(delimiter in cell and "\n" in cell for _, row in table for cell in row):
         bare = _parsed(source, delimiter, quoted=False)
@@ -229,9 +270,13 @@ def _rows(source: Source, notes: Notes) -> tuple[list[str], list[tuple[int | str
 def _parsed(source: Source, delimiter: str, quoted: bool) -> list[tuple[int, list[str]]] | None:
     """The rows with the numbers of their first lines; None where quotes are not in pairs."""
     if not quoted:
-        return [(number, line.split(delimiter)) for number, line in enumerate(source.lines, start=1) if line]
+        return [
+            (number, line.split(delimiter))
+            for number, line in enumerate(source.lines, start=1)
+            if line and not (number == 1 and _SEP.match(line))
+        ]
     csv.field_size_limit(max(csv.field_size_limit(), len(source.text)))
-    reader = csv.reader(io.StringIO(source.text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(_text(source), newline=""), delimiter=delimiter, strict=True)
     found, before = [], 0
     try:
         for row in reader:

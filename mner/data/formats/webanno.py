@@ -13,7 +13,7 @@ from mner.data.examples import Example
 from mner.data.formats.joined import joined
 from mner.data.formats.lines import Source, shown
 from mner.data.formats.offsets import utf16_lengths
-from mner.data.formats.records import Mark, Notes, Reading, Record
+from mner.data.formats.records import UNTYPED, Mark, Notes, Reading, Record
 from mner.errors import MNERError
 from mner.labels import spans
 
@@ -121,7 +121,7 @@ def _sentence(source: Source, text: str, rows: list[tuple[int, list[str]]], colu
             else:
                 marks.append(Mark(begin, end, value))
     closed = [*marks, *open_.values()]
-    notes.add("spans without a type, left out", sum(mark.type in ("*", "") for mark in closed))
+    notes.add(UNTYPED, sum(mark.type in ("*", "") for mark in closed))
     kept = [mark for mark in closed if mark.type not in ("*", "")]
     return Record(rows[0][0], text=text, words=[text[a:b] for a, b in places], places=places, marks=kept)
 

@@ -136,7 +136,7 @@ class SampleBatches:
 def padded(batch: Fields, field: Literal["words", "word pieces", "regions"]) -> Fields:
     """The batch with three more of something, all of it padding, with content that must not be read."""
     contents: dict[str, dict[str, float]] = {
-        "words": {"word_starts": 0, "word_mask": 0, "tags": 0},
+        "words": {"word_starts": 0, "word_ends": 0, "word_mask": 0, "tags": 0},
         "word pieces": {"token_ids": 1, "token_mask": 0, "segment_ids": 1, "context_ids": 1},
         "regions": {"regions": 100, "region_mask": 0, "region_boxes": 1, "region_scores": 1, "region_group": 1},
     }

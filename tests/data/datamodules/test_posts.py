@@ -162,3 +162,11 @@ def test_chinese_with_long_posts_trains(tmp_path):
     trainer = Trainer(fast_dev_run=True, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
     trainer.fit(TextOnly(data.labels), data)
     assert data.word_style.style == "characters"
+
+
+def test_what_mner_writes_beside_a_file_is_no_posts(tmp_path):
+    write_posts(tmp_path / "export.json", POSTS, "label_studio")
+    for name in ("export.json.patch.json", "tagged.jsonl.mner.json"):
+        (tmp_path / name).write_text("{}")
+    data = PostsDataModule(str(tmp_path))
+    assert sum(len(data.examples(split)) for split in ("train", "valid", "test")) == len(POSTS)

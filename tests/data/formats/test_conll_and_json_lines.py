@@ -269,7 +269,7 @@ def test_conll_round_trip(tmp_path, posts):
         write_conll(tmp_path / "a.txt", posts)
         assert read_conll(tmp_path / "a.txt") == as_read(posts)
     else:
-        with pytest.raises(ValueError, match="use write_jsonl"):
+        with pytest.raises(ValueError, match="use json_lines"):
             write_conll(tmp_path / "a.txt", posts)
 
 
@@ -285,7 +285,7 @@ def test_conll_round_trip(tmp_path, posts):
     ],
 )
 def test_write_conll_refuses_what_it_cannot_say(tmp_path, post):
-    with pytest.raises(ValueError, match="write_jsonl"):
+    with pytest.raises(ValueError, match="use json_lines"):
         write_conll(tmp_path / "a.txt", [post])
 
 

@@ -338,7 +338,7 @@ def test_scripts_without_spaces(tmp_path):
         "在",
         "北京",
     )
-    (tmp_path / "c.txt").write_text("我今天在北京大学学习我今天在北京大学学习我 O\n好 O\n")
+    (tmp_path / "c.txt").write_text("我今天在北京大学学习我今天在北京大学学习我 O\n好 O\n", encoding="utf-8")
     assert "whole sentences as one word?" in read_posts(tmp_path / "c.txt").notes[0]
 
 

@@ -191,3 +191,29 @@ def test_every_export_cut_anywhere_is_read_or_refused(tmp_path, name):
         except (DataFormatError, MNERError) as error:
             assert name in str(error)  # noqa: PT017
             assert "\n" not in str(error) and "expected" in str(error).lower()  # noqa: PT017, PT018
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", "|"])
+@pytest.mark.parametrize("word", ["{", "[", "{}", "[]", "[Photo]"])
+def test_a_first_word_of_brackets_is_no_json(tmp_path, word, separator):
+    end = " " if separator == "|" else "\n"
+    (tmp_path / "a.txt").write_text(f"{word}{separator}O{end}Ana{separator}B-PER\n")
+    (post,) = read_posts(tmp_path / "a.txt")
+    assert (post.words, post.tags) == ((word, "Ana"), ("O", "B-PER"))
+
+
+def test_a_word_that_lost_its_tab_is_no_comment(tmp_path):
+    (tmp_path / "a.txt").write_text("IMGID:1\nAna\tB-PER\n# I-PER\n\nIMGID:2\nBo\tB-PER\n")
+    with pytest.raises(DataFormatError, match=r"a.txt:3: found 1 column in '# I-PER'"):
+        read_posts(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_text("# text = Ana O\nAna\tB-PER\n")
+    assert read_posts(tmp_path / "b.txt")[0].words == ("Ana",)
+
+
+def test_names_of_parquet_columns_that_are_no_text(tmp_path):
+    pytest.importorskip("pyarrow")
+    write_posts(tmp_path / "o" / "a.parquet", [Example("1", "7.jpg", ("Ana",), ("B-PER",))], "parquet")
+    raw = (tmp_path / "o" / "a.parquet").read_bytes()
+    (tmp_path / "b.parquet").write_bytes(raw.replace(b"image_ids", b"image\xedids"))
+    with pytest.raises(DataFormatError, match=r"b.parquet: found no Parquet \('utf-8' codec"):
+        read_posts(tmp_path / "b.parquet")

@@ -55,9 +55,10 @@ def read(reader, path: Path, raw: bytes):
         return reader(path)
     except DataFormatError as error:
         refused = error
-    assert refused.path == str(path)
-    assert refused.line is not None
-    assert 1 <= refused.line <= raw.count(b"\n") + 1
+    if refused.path != f"{path}, as a whole":  # a file without any post
+        assert refused.path == str(path)
+        assert refused.line is not None
+        assert 1 <= refused.line <= raw.count(b"\n") + 1
     assert refused.found
     assert refused.expected
     return None
@@ -68,11 +69,13 @@ def read(reader, path: Path, raw: bytes):
 def test_conll_accounts_for_every_line(tmp_path, raw):
     posts = read(read_conll, tmp_path / "a.txt", raw)
     if posts is not None:
-        lines = lines_of(raw)
-        assert len(posts) == sum(map(is_id, lines)) > 0
-        assert [f"{word}\t{tag}" for post in posts for word, tag in zip(post.words, post.tags, strict=True)] == [
-            line for line in lines if not is_id(line)
-        ]
+        lines = [line for line in lines_of(raw) if line.strip(" \t") and not line.startswith(("# ", "-DOCSTART-"))]
+        if ids := sum(map(is_id, lines)):
+            assert len(posts) == ids
+        rows = [line for line in lines if not is_id(line)]
+        words = [word for post in posts for word in post.words]
+        assert len(words) == len(rows)
+        assert all(word in row for word, row in zip(words, rows, strict=True)), "its column is another test's matter"
 
 
 @small
@@ -165,7 +168,7 @@ def test_texts_come_back(tmp_path, texts, form):
         ('{"id": "1", "tokens": ["a"], "label": ["O"], "label": null}', "the key 'label' twice"),
         ('{"id": "1", "tokens": ["a"], "more": {"b": 1, "c": 2, "b": 3}}', "the key 'b' twice"),
         ('{"id": ' + "9" * 5000 + ', "tokens": ["a"]}', "digits"),
-        ('{"id": "1", "tokens": ["a"], "more": ' + "[" * 9000 + "]" * 9000 + "}", "recursion"),
+        ('{"id": "1", "tokens": ["a"], "more": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
         ('\ufeff{"id": "1", "tokens": ["a"]}', "Expecting value"),
     ],
 )

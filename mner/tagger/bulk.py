@@ -92,6 +92,7 @@ class Sink:
         self.problems: Counter[str] = Counter()
         self._met: Counter[str] = Counter()
         self.clashes: Counter[str] = Counter()
+        self.homeless: Counter[str] = Counter()  # fields that CoNLL has no place for
         self._growing: Growing | None = None
         if output == STANDARD:
             return
@@ -139,6 +140,8 @@ class Sink:
                 self.problems.update([problem] if problem else [])
                 self.counts["tagged"] += 1
                 self.counts["left out"] += len(result.left_out)
+                if self.format == "conll":
+                    self.homeless.update(key for key, value in given.own.items() if str(value) != given.id)
                 self._write(_conll(given, result) if self.format == "conll" else self._json(given, result, problem))
                 return
         self.counts["bad"] += 1
@@ -197,6 +200,9 @@ class Sink:
         if self.clashes:
             named = ", ".join(f"{key} {count}" for key, count in self.clashes.most_common(5))
             lines.append(f"posts had fields that are named as mner's; they are kept under 'given' ({named})")
+        if self.homeless:
+            named = ", ".join(f"{key} {count}" for key, count in self.homeless.most_common(5))
+            lines.append(f"CoNLL holds a post's id, words and tags, and not what else posts had ({named}); jsonl does")
         if self.problems.total():
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self.problems.most_common(5))
             lines.append(f"{self.problems.total()} images were not used ({reasons})")

@@ -239,6 +239,15 @@ def test_conll(tmp_path, checkpoint):
     assert len(lines(tmp_path / "out.conll.errors.jsonl")) == 3
 
 
+def test_what_conll_cannot_hold_is_told(tmp_path, checkpoint, capsys):
+    posts = [{"id": "a", "text": "Anna", "image_id": "1.jpg", "lang": "en"}, {"id": "b", "text": "Anna", "image_id": "b"}]
+    given = write(tmp_path / "posts.jsonl", *posts)
+    assert tag(given, checkpoint, str(tmp_path / "out.conll"), device="cpu") == 0
+    assert "not what else posts had (image_id 1, lang 1); jsonl does" in capsys.readouterr().err
+    assert tag(given, checkpoint, str(tmp_path / "out.jsonl"), device="cpu") == 0
+    assert "what else posts had" not in capsys.readouterr().err
+
+
 def test_context_files(tmp_path, posts_folder, bert_folder):
     path = save_checkpoint(tmp_path / "c.ckpt", TextOnly, posts_folder, bert_folder, context=["captions.jsonl"])
     captions = write(tmp_path / "captions.jsonl", {"image_id": "1.jpg", "caption": "a dog"}, {"id": "b", "text": "cat"})

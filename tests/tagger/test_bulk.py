@@ -240,7 +240,8 @@ def test_conll(tmp_path, checkpoint):
 
 
 def test_what_conll_cannot_hold_is_told(tmp_path, checkpoint, capsys):
-    posts = [{"id": "a", "text": "Anna", "image_id": "1.jpg", "lang": "en"}, {"id": "b", "text": "Anna", "image_id": "b"}]
+    beside = {"image_id": "1.jpg", "lang": "en"}
+    posts = {"id": "a", "text": "Anna", **beside}, {"id": "b", "text": "Anna", "image_id": "b"}
     given = write(tmp_path / "posts.jsonl", *posts)
     assert tag(given, checkpoint, str(tmp_path / "out.conll"), device="cpu") == 0
     assert "not what else posts had (image_id 1, lang 1); jsonl does" in capsys.readouterr().err

@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
+from mner.data.batching import BucketSampler
 from mner.data.formats.posts import read_posts
+from mner.data.loader import PostBatches
 from mner.errors import CheckpointError, MNERError
 from mner.files import locate, output_folder
 from mner.training.optimisation import adamw, warmup_and_decay
+from mner.training.trainer import Trainer
 
 LAST = "last.ckpt"
 
@@ -55,9 +59,24 @@ class MaskedLanguageModel(pl.LightningModule):
                 "same, or another `out`"
             )
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch whose `labels` are the masked pieces, and -100 elsewhere."""
-        loss: Tensor = self.model(**batch).loss
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
+        """The loss of a batch whose `labels` (b, t) are the masked pieces, and -100 elsewhere; None without any.
+
+        Pieces are named where they are masked alone: a score for each of the vocabulary costs as much as all layers.
+        """
+        masked = batch["labels"] != -100
+        if not masked.any():  # the mean of nothing is no number
+            return None
+
+        def keep_masked(encoder: Any, inputs: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state[masked][None]
+            return output
+
+        hook = self.model.base_model.register_forward_hook(keep_masked)
+        try:
+            loss: Tensor = self.model(**{**batch, "labels": batch["labels"][masked][None]}).loss
+        finally:
+            hook.remove()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -68,26 +87,15 @@ class MaskedLanguageModel(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class _Shuffled(Sampler[int]):
-    """Each post once in an epoch, in an order that is the epoch's alone, and so are the masks and dropout after it.
+class _Alike(BucketSampler):
+    """Batches of posts of similar length, in an order that is the epoch's alone, and so are masks and dropout after it.
 
     So a run that goes on at the beginning of an epoch has the same.
     """
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning says which epoch begins."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        torch.manual_seed(self.seed + self.epoch)  # of the masks, which come after
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        return iter(order.tolist())
+    def __iter__(self) -> Iterator[list[int]]:
+        torch.manual_seed(self.seed + self.epoch)  # of the masks, when the first batch is asked for
+        yield from super().__iter__()
 
 
 def _texts(places: Sequence[str]) -> list[str]:
@@ -110,6 +118,7 @@ def pretrain(
     max_length: int = 128,
     seed: int = 0,
     accelerator: str = "auto",
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true",
 ) -> None:
     """Train an encoder on in posts without labels, by masked language modelling; fine-tuning begins from the outcome.
 
@@ -128,6 +137,7 @@ def pretrain(
         max_length: Pieces of a post that are read.
         seed: Of masks and orders.
         accelerator: As for Lightning's Trainer.
+        precision: What it computes in; `auto` is what the machine does best.
     """
     from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
@@ -153,19 +163,21 @@ def pretrain(
     facts = {
         "encoder": encoder,
         "posts": hashlib.sha256("\n".join(texts).encode(errors="replace")).hexdigest(),
-        "options": [epochs, batch_size, learning_rate, mask, max_length, seed],
+        "options": [epochs, batch_size, learning_rate, mask, max_length, seed, precision],
     }
     rows = [
         {"input_ids": row}
         for row in tokenizer(texts, truncation=True, max_length=max_length, verbose=False)["input_ids"]
     ]
     collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mask)
-    sampler = _Shuffled(len(rows), seed)
-    loader: Any = DataLoader(rows, batch_size, sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]
+    sampler = _Alike(np.array([len(row["input_ids"]) for row in rows]), batch_size, shuffle=True, seed=seed)
+    batches = PostBatches(sampler, batch_size)
+    loader: Any = DataLoader(rows, batch_sampler=batches, collate_fn=collate)  # type: ignore[arg-type]
     with output_folder(Path(out)) as place:
         kept = Path(out) / ".pretraining"
         keep = ModelCheckpoint(kept, filename="last", enable_version_counter=False)
-        trainer = pl.Trainer(max_epochs=epochs, accelerator=accelerator, logger=False, callbacks=[keep])
+        machine: Any = {"accelerator": accelerator, "precision": precision}
+        trainer = Trainer(max_epochs=epochs, logger=False, callbacks=[keep], **machine)
         begun = str(kept / LAST) if (kept / LAST).is_file() else None
         module = MaskedLanguageModel(model, learning_rate, facts)
         trainer.fit(module, loader, ckpt_path=begun, weights_only=True)

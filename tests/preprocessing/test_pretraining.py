@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from mner.encoders.text import TextEncoder
 from mner.errors import CheckpointError, MNERError
@@ -39,6 +40,38 @@ def test_it_learns_to_find_what_is_masked(places, tmp_path, monkeypatch):
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
     assert before.keys() == after.keys()
     assert not torch.equal(before["embeddings.word_embeddings.weight"], after["embeddings.word_embeddings.weight"])
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "mpnet", "electra", "deberta-v2"])
+def test_the_loss_is_that_of_transformers(kind):
+    """Which names pieces at all places; here it is at the masked ones alone, whatever the encoder is."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "embedding_size": 16, "vocab_size": 50}
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
+    ids = torch.randint(5, 50, (3, 12))
+    labels = torch.where(torch.rand(3, 12) < 0.3, ids, -100)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    module = MaskedLanguageModel(model, 1e-3, {})
+    module.model.eval()
+    module.log = lambda *_, **__: None
+    torch.testing.assert_close(module.training_step(batch, 0), model(**batch).loss)
+    assert model(**batch).logits.shape[:2] == ids.shape, "the encoder is left as it was"
+    batch["labels"] = torch.full_like(labels, -100)
+    assert module.training_step(batch, 0) is None
+
+
+def test_epochs_have_orders_and_masks_of_their_own(places, tmp_path, monkeypatch):
+    seen, plain = {}, MaskedLanguageModel.training_step
+
+    def watched(self, batch, batch_idx):
+        seen.setdefault(self.current_epoch, []).append(batch["input_ids"].tolist())
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskedLanguageModel, "training_step", watched)
+    run(places, tmp_path / "out", epochs=3)
+    assert len(seen) == 3
+    assert seen[0] != seen[1] != seen[2]
 
 
 def test_a_stopped_run_ends_as_one_that_nobody_stopped(places, tmp_path, monkeypatch):

@@ -22,29 +22,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE = """
+:root { color-scheme: light dark; --ground: #fff; --letters: #1a1a1a; --link: #0a4bff; --wrong: #b00020 }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #131416; --letters: #cfd0d0; --link: #3d94ff; --wrong: #ff8a9a }
+}
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff }
+  color: var(--letters); background: var(--ground);
+  --faint: color-mix(in srgb, currentColor 12%, transparent); --line: color-mix(in srgb, currentColor 30%, transparent);
+  --quiet: color-mix(in srgb, currentColor 75%, transparent) }
+a { color: var(--link) }
 h1 { font-size: 1.6rem }
-h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc }
+h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #eee }
-thead th { border-bottom: 2px solid #888 }
-tbody th { font-weight: normal; color: #444 }
+th, td { padding: .2rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--faint) }
+thead th { border-bottom: 2px solid var(--line) }
+tbody th { font-weight: normal; color: var(--quiet) }
 .n { text-align: right }
 td.n { white-space: nowrap }
-tr.first > * { border-top: 1px solid #bbb }
+tr.first > * { border-top: 1px solid var(--line) }
 .wide { overflow-x: auto }
 figure { margin: 1.2rem 0 }
 figcaption { font-weight: 600; margin-bottom: .4rem }
-img { max-width: 100%; height: auto }
+img { max-width: 100%; height: auto; border-radius: .3rem }
 nav a { display: inline-block; margin-right: 1rem }
-footer { margin-top: 3rem; color: #666; font-size: .85rem }
-.post { margin: .8rem 0; padding-left: .8rem; border-left: 3px solid #ddd }
+footer { margin-top: 3rem; color: var(--quiet); font-size: .85rem }
+.post { margin: .8rem 0; padding-left: .8rem; border-left: 3px solid var(--faint) }
 .post > div { display: flex }
-.who { flex: 0 0 7rem; color: #666; overflow-wrap: anywhere }
-.wrong .who { color: #b00020 }
+.who { flex: 0 0 7rem; color: var(--quiet); overflow-wrap: anywhere }
+.wrong .who { color: var(--wrong) }
 mark { padding: 0 .2rem; border-radius: .2rem; color: inherit }
-mark small { color: #444 }
+mark small { color: var(--quiet) }
 """
 
 

@@ -130,10 +130,15 @@ class PostsDataModule(MNERDataModule):
     def _dealt(
         self, posts: Sequence[Example], place: object, shares: dict[str, float]
     ) -> dict[str, tuple[list[Example], object]]:
-        parts = by_group([post for post in posts if post.tags is not None], shares)
+        gold = [post for post in posts if post.tags is not None]
+        parts = by_group(gold, shares)
+        if gold and (empty := [name for name, part in parts.items() if not part and name != "test"]):
+            found = f"{len(gold)} posts of too few kinds: those of one image or of nearly the same text stay together"
+            advice = f"Nothing is left for {' and '.join(empty)}."
+            raise DataFormatError(place, None, found, "more posts, or splits in files of their own", advice)
         counts = ", ".join(f"{name} {len(part):,}" for name, part in parts.items())
         log.warning("%s: dealt out as %s; no image and no near-duplicate text is in two of them", place, counts)
-        return {split: (part, place) for split, part in parts.items()}
+        return {split: (part, place) for split, part in parts.items() if part or split != "test"}
 
     def _labels_of(self, root: Path) -> list[str]:
         posts, place = self._read(root, "train")

@@ -52,6 +52,19 @@ def test_one_file_is_dealt_out(tmp_path, caplog):
     assert len(PostsDataModule(str(tmp_path), shares=(0.5, 0.5, 0)).examples("valid")) == 10
 
 
+def test_posts_that_are_all_alike_are_not_dealt_out(tmp_path):
+    def write(texts):
+        posts = [Example(f"{n}", None, (*text.split(), f"{n}"), ("B-PER", "O", "O", "O", "O")) for n, text in texts]
+        write_posts(tmp_path / "export.jsonl", posts, "json_lines")
+        return PostsDataModule(str(tmp_path / "export.jsonl"))
+
+    kinds = "Ana sings in Rome", "Bob drives through Norway"
+    data = write((n, kinds[n % 2]) for n in range(12))
+    assert data.split_names() == ["train", "valid"], "nothing is left for test, which nobody asked for"
+    with pytest.raises(DataFormatError, match=r"12 posts of too few kinds.*own.*Nothing is left for valid"):
+        write((n, kinds[0]) for n in range(12)).setup("fit")
+
+
 def test_valid_is_taken_from_train_where_it_is_missing(tmp_path):
     write_posts(tmp_path / "train.txt", POSTS[:18], "conll")
     write_posts(tmp_path / "test.txt", POSTS[18:], "conll")

@@ -8,9 +8,10 @@ from the paper's.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -22,7 +23,7 @@ from mner.preprocessing.base import StoredRegions
 from mner.preprocessing.image_texts import Describe, describe_images
 from mner.preprocessing.updown import UpDownCaptioner
 from mner.preprocessing.virtex import VirTexCaptioner
-from mner.runtime import pick_device
+from mner.runtime import LOWER, Precision, automatic_precision, pick_device
 
 VIRTEX, UPDOWN = "virtex:", "updown:"
 """How names of models begin that are files of public weights."""
@@ -38,6 +39,7 @@ class Captioner:
         num_beams: Beams of the search; None for the model's own setting.
         prompt: Text that the caption goes on from, or the question to a chat model (which gets a default one).
         device: `auto`, `cpu`, `cuda`, ...
+        precision: What it computes in.
 
     Raises:
         CheckpointError: If the model can't be loaded, is no image-to-text model, or lacks weights.
@@ -50,9 +52,11 @@ class Captioner:
         num_beams: int | None = None,
         prompt: str | None = None,
         device: str = "auto",
+        precision: Precision = "32-true",
     ) -> None:
         self.name = model
         self.device = pick_device(device)
+        self.lower = LOWER[precision]
         self.options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
         if num_beams is not None:
             self.options["num_beams"] = num_beams
@@ -79,7 +83,8 @@ class Captioner:
         inputs = inputs.to(self.device)
         if images and inputs["pixel_values"].is_floating_point():
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        pieces = self.model.generate(**inputs, **self.options)
+        with torch.autocast(self.device.type, self.lower, enabled=self.lower is not None):
+            pieces = self.model.generate(**inputs, **self.options)
         given = inputs.get("input_ids")
         if given is not None and torch.equal(pieces[:, : given.shape[1]], given):
             pieces = pieces[:, given.shape[1] :]  # a decoder that repeats what it was asked
@@ -133,6 +138,7 @@ def load_captioner(
     prompt: str | None = None,
     device: str = "auto",
     vocabulary: Path | None = None,
+    precision: Precision = "32-true",
 ) -> Captioner | VirTexCaptioner:
     """A captioner of images by the name of its model, `virtex:FILE` or one of transformers.
 
@@ -143,6 +149,7 @@ def load_captioner(
         prompt: See `caption`.
         device: See `caption`.
         vocabulary: See `caption`.
+        precision: See `caption`.
 
     Raises:
         CheckpointError: If the model can't be used, or describes regions and no images.
@@ -152,10 +159,11 @@ def load_captioner(
         raise CheckpointError(f"{model!r} describes stored regions (`mner caption`), and no images by themselves")
     if model.startswith(VIRTEX):
         _refuse_prompt(model, prompt)
+        _refuse_precision(model, precision)
         return VirTexCaptioner(model.removeprefix(VIRTEX), vocabulary, max_new_tokens, num_beams, device)
     if vocabulary is not None:
         raise ValueError(f"{model!r} has its own vocabulary; leave `vocabulary` out")
-    return Captioner(model, max_new_tokens or 30, num_beams, prompt, device)
+    return Captioner(model, max_new_tokens or 30, num_beams, prompt, device, precision)
 
 
 def caption(
@@ -169,6 +177,7 @@ def caption(
     device: str = "auto",
     num_workers: int = 2,
     vocabulary: Path | None = None,
+    precision: Precision | Literal["auto"] = "32-true",
 ) -> None:
     """Caption all images in a folder.
 
@@ -190,6 +199,7 @@ def caption(
         num_workers: Processes that open images.
         vocabulary: With `virtex:` and `updown:`, the file of words that belongs to the weights (`coco_10k.model`;
             `infos_*.pkl` or `cocotalk.json`); None for the one beside them.
+        precision: What a model of transformers computes in; `auto` is what the machine does best. A file has one.
 
     Raises:
         DataNotFoundError: If there are no images.
@@ -197,14 +207,20 @@ def caption(
         CheckpointError: If the model can't be used.
     """
     of_regions = model.startswith(UPDOWN)
+    if precision == "auto":
+        own = model.startswith((UPDOWN, VIRTEX))
+        precision = "32-true" if own else automatic_precision(pick_device(device), training=False)
+        print(f"precision auto: {precision}", file=sys.stderr)
     longest = max_new_tokens or (20 if of_regions else 30)
     facts: dict[str, Any] = {"model": model, "max_new_tokens": longest, "num_beams": num_beams, "prompt": prompt}
     facts["vocabulary"] = None if vocabulary is None else str(vocabulary)
+    facts |= {"precision": precision} if precision != "32-true" else {}
 
     def load() -> Describe:
         if not isinstance(source, StoredRegions):
-            return load_captioner(model, longest, num_beams, prompt, device, vocabulary)
+            return load_captioner(model, longest, num_beams, prompt, device, vocabulary, precision)
         _refuse_prompt(model, prompt)
+        _refuse_precision(model, precision)
         captioner = UpDownCaptioner(model.removeprefix(UPDOWN), vocabulary, longest, num_beams, device)
         source.store.check(width=captioner.model.region_width)
         return captioner
@@ -216,3 +232,8 @@ def caption(
 def _refuse_prompt(model: str, prompt: str | None) -> None:
     if prompt is not None:
         raise ValueError(f"{model!r} takes no prompt; leave `prompt` out")
+
+
+def _refuse_precision(model: str, precision: Precision) -> None:
+    if precision != "32-true":
+        raise ValueError(f"{model!r} computes in float32; leave `precision` out")

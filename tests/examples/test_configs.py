@@ -105,11 +105,18 @@ def at_work(folder, monkeypatch):
     return folder
 
 
+def parts_of(config: dict) -> list[dict]:
+    """The data sets of a config: one, or those that are trained on together."""
+    data = config["data"]
+    return list(data["init_args"]["data"].values()) if data["class_path"] == "JointDataModule" else [data]
+
+
 def small_parts(config: dict) -> list[str]:
     """Options that put tiny parts in place of those that a config names."""
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     arguments = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    arguments += ["--trainer.enable_model_summary=false", "--data.batch_size=3", "--data.num_workers=0"]
+    arguments += ["--trainer.enable_model_summary=false", "--data.num_workers=0"]
+    arguments += ["--data.batch_size=3"] if len(parts_of(config)) == 1 else []
     if model["text_encoder"] != "tiny" and not is_vocabulary(model["text_encoder"]):
         kind = next((kind for kind in ("visualbert", "lxmert") if kind in model["text_encoder"]), "bert")
         arguments += [f"--model.text_encoder={kind}"]
@@ -253,12 +260,13 @@ def test_nothing_is_named_that_is_not_there(path):
     config = read(path)
     known = {"seed_everything", "model", "data", "trainer", "checkpoint"}
     assert set(config) <= known
-    for part, base, module in (("model", FusionModule, "mner.fusion"), ("data", MNERDataModule, "mner.data")):
-        cls = getattr(import_module(module), config[part]["class_path"])
+    named = [(part, MNERDataModule, "mner.data") for part in parts_of(config)]
+    for part, base, module in ((config["model"], FusionModule, "mner.fusion"), *named):
+        cls = getattr(import_module(module), part["class_path"])
         assert issubclass(cls, base)
         accepted = {name for parent in cls.__mro__ if parent.__module__.startswith("mner.")
                     for name in inspect.signature(parent.__init__).parameters}  # fmt: skip
-        assert set(config[part]["init_args"]) <= accepted
+        assert set(part["init_args"]) <= accepted
 
 
 @every
@@ -286,17 +294,19 @@ def test_commands_in_comments_exist(path):
 
 def test_recipes_differ_from_each_other_where_they_say_so():
     found = {path.stem: read(path) for path in RECIPES.glob("*.yaml")}
-    assert set(found) == {"text", "captions", "xlm_roberta_large", "bertweet_large", "deberta_v3_large"}
+    assert set(found) == {"text", "captions", "joint", "xlm_roberta_large", "bertweet_large", "deberta_v3_large"}
     for name, config in found.items():
         text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
         trainer = config["trainer"]
         assert f"recipes/{name}.yaml" in text
         assert trainer["logger"]["init_args"]["save_dir"] == f"recipe_{name}"
         assert trainer["callbacks"] == [{"class_path": "AdversarialTraining", "init_args": {"norm": 1.0}}]
-        posts = config["data"]["init_args"]["batch_size"] * trainer.get("accumulate_grad_batches", 1)
-        assert (posts, trainer["max_epochs"]) == (32, 6)
+        for part in parts_of(config):
+            posts = part["init_args"]["batch_size"] * trainer.get("accumulate_grad_batches", 1)
+            assert (posts, trainer["max_epochs"]) == (32, 6)
         assert ("NOT RUN HERE" in text) == (name.endswith("_large")) == (trainer.get("accelerator") == "gpu")
     assert found["captions"]["model"] == found["text"]["model"]
+    assert found["joint"]["data"]["init_args"]["data"]["twitter2017"] == found["text"]["data"]
     assert found["captions"]["data"]["init_args"].pop("context") == ["captions.jsonl"]
     assert found["captions"]["data"] == found["text"]["data"]
 

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from mner.data.formats.context import read_context
 from mner.errors import BusyError, CheckpointError, DataFormatError, DataNotFoundError
 from mner.files import lock
-from mner.preprocessing.captions import Captioner, caption
+from mner.preprocessing.captions import Captioner, caption, load_captioner
 
 WORDS = "a man woman dog cat in on the suit car street phone photo of playing red blue white".split()
 
@@ -302,6 +303,33 @@ def test_other_options_do_not_share_a_file(images, folders, tmp_path, monkeypatc
     with pytest.raises(BusyError, match="Another process"):
         caption(images, out, folders["blip"], **OPTIONS)
     held.release()
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_lower_precision(name, images, folders, tmp_path):
+    """The layers compute in it, and a file has one."""
+    seen = set()
+    captioner = load_captioner(folders[name], 5, device="cpu", precision="bf16-mixed")
+    for layer in captioner.model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
+    assert len(captioner([picture(0), picture(1)])) == 2
+    assert seen == {torch.bfloat16}
+    out = tmp_path / "captions.jsonl"
+    caption(images, out, folders[name], **OPTIONS, precision="bf16-mixed")
+    assert out.read_text(encoding="utf-8")
+    with pytest.raises(DataFormatError, match="precision"):
+        caption(images, out, folders[name], **OPTIONS)
+
+
+def test_automatic_precision_is_told(images, folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mner.preprocessing.captions.automatic_precision", lambda *_, **__: "32-true")
+    out = tmp_path / "captions.jsonl"
+    caption(images, out, folders["blip"], **OPTIONS, precision="auto")
+    assert "precision auto: 32-true" in capsys.readouterr().err
+    caption(images, out, folders["blip"], **OPTIONS)
+    with pytest.raises(ValueError, match="float32"):
+        caption(images, tmp_path / "other.jsonl", "virtex:nowhere.pth", precision="bf16-mixed")
 
 
 def test_strange_names_are_told_and_the_rest_is_done(images, folders, tmp_path, capsys):

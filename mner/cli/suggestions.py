@@ -7,7 +7,6 @@ import difflib
 import importlib
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
@@ -66,7 +65,7 @@ def shorten(message: str, parser: ArgumentParser) -> str:
     if found := re.search(r"arguments are required: (.*)", message):
         names = [name.removeprefix(f"{parser.prog.split()[-1]}.") for name in found[1].split(", ")]
         said = "missing: " + ", ".join(re.sub(r"^(fit|validate|test|predict)\.", "--", name) for name in names)
-        by_name = [name for name in names if f"--{name}" in sys.argv and name not in options]
+        by_name = [name for name in names if f"--{name}" in (parser.args or ()) and name not in options]
         return said + "".join(f"; it is given by its place, without --{name}" for name in by_name)
     key = re.match(r'Parser key "([\w.]+)"', message)
     return (f"{_called(key[1], parser)}: " if key else "") + _reason(message)

@@ -347,8 +347,7 @@ def test_values_of_another_kind_and_missing_ones(capsys):
     assert "nowhere.yaml" in line(capsys, "fit", "--config", "nowhere.yaml")
 
 
-def test_arguments_by_place_that_were_named(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["mner", "tag", "--input", "posts.txt"])
+def test_arguments_by_place_that_were_named(capsys):
     assert "missing: input; it is given by its place, without --input" in line(capsys, "tag", "--input", "posts.txt")
 
 

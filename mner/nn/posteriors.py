@@ -42,8 +42,8 @@ def log_marginals(crf: CRF, emissions: Tensor, mask: Tensor) -> Tensor:
         (b, w, l) float64; what stands at padding means nothing.
 
     >>> crf = CRF(3, batch_first=True)
-    >>> log_marginals(crf, torch.zeros(1, 4, 3), torch.ones(1, 4, dtype=torch.bool)).exp().sum(-1)[0, 0].item()
-    1.0
+    >>> sums = log_marginals(crf, torch.zeros(1, 4, 3), torch.ones(1, 4, dtype=torch.bool)).exp().sum(-1)
+    >>> torch.testing.assert_close(sums, torch.ones_like(sums))
     """
     scores = emissions.double().masked_fill(~mask[..., None], 0.0).transpose(0, 1)  # (w, b, l)
     edges = [part.double() for part in (crf.start_transitions, crf.end_transitions, crf.transitions)]

@@ -1,4 +1,4 @@
-"""Batches across requests: one thread tags what requests have brought meanwhile, and each gets its own."""
+"""Batches across requests: threads tag what requests have brought meanwhile, and each request gets its own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+
 from mner.serving.refusals import Refusal
 from mner.tagger.post import Post, Tagged
 from mner.tagger.sharing import Job, chosen, tag_jobs
 from mner.tagger.tagger import AHEAD, Tagger
+from mner.tagger.twin import twin
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +54,16 @@ class Batcher:
     While a batch is tagged the next one gathers, so that batches grow with the load. Only where fewer posts wait than a
     batch holds does it wait for more, and no longer than `max_wait` after the first.
 
+    On a processor two batches on a core each are done sooner than one after the other on both: what is not a product
+    of matrices runs on one core. A batch that is alone has all threads of torch; several share them.
+
     Args:
         model: The model; may be set to another at any time, which then tags the next batch.
         batch_size: Most posts in a batch.
         max_wait: Seconds to wait for more posts.
         max_waiting: Posts that may wait.
-        on_batch: Called with the posts and seconds of each batch.
+        on_batch: Called with the posts and seconds of each batch, by one thread at a time.
+        workers: Batches that are tagged at once, each by a twin of the tagger.
     """
 
     def __init__(
@@ -66,9 +73,12 @@ class Batcher:
         max_wait: float = 0.002,
         max_waiting: int = 1024,
         on_batch: Callable[[int, float], object] = lambda posts, seconds: None,
+        workers: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"Expected `batch_size` to be at least 1, but got {batch_size}")
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value < 1:
+                raise ValueError(f"Expected `{name}` to be at least 1, but got {value}")
+        self.workers = workers
         self.model = model
         self.batch_size = batch_size
         self.max_wait = max_wait
@@ -77,9 +87,21 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: list[Request] = []
         self._posts = 0  # of those that wait
+        self._busy = 0  # threads that tag
+        self._cores = 1
         self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def model(self) -> Model:
+        """The model that tags the next batch."""
+        return self._served[0]
+
+    @model.setter
+    def model(self, model: Model) -> None:
+        twins = [twin(model.tagger) for _ in range(1, self.workers)]
+        self._served: tuple[Model, list[Tagger]] = model, [model.tagger, *twins]
 
     @property
     def waiting(self) -> int:
@@ -89,21 +111,25 @@ class Batcher:
     @property
     def alive(self) -> bool:
         """Whether posts will be tagged."""
-        return self._thread is not None and self._thread.is_alive() and not self._stopping
+        return bool(self._threads) and all(one.is_alive() for one in self._threads) and not self._stopping
 
     def start(self) -> None:
         """Begin, within a running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="mner batches", daemon=True)
-        self._thread.start()
+        if self.workers > 1:
+            self._cores = torch.get_num_threads()
+        for number in range(self.workers):
+            thread = threading.Thread(target=self._run, args=(number,), name=f"mner batches {number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     async def stop(self) -> None:
         """Tag what waits, and end."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
     async def __call__(self, posts: list[Post]) -> tuple[list[Tagged], Model]:
         """Posts tagged, and the model that did it: one for all posts of a request.
@@ -136,13 +162,17 @@ class Batcher:
                 self._waiting.remove(request)
                 self._posts -= len(request.posts)
 
-    # What follows runs in the thread
+    # What follows runs in the threads
 
-    def _run(self) -> None:
+    def _run(self, number: int) -> None:
         while requests := self._next():
-            model, begin = self.model, time.perf_counter()
-            tag_jobs(requests, lambda posts, size, tagger=model.tagger: list(tagger.stream(posts, size, AHEAD)))  # type: ignore[misc]
-            self.on_batch(sum(len(request.posts) for request in requests), time.perf_counter() - begin)
+            model, taggers = self._served
+            tagger, begin = taggers[number], time.perf_counter()
+            tag_jobs(requests, lambda posts, size, tagger=tagger: list(tagger.stream(posts, size, AHEAD)))  # type: ignore[misc]
+            seconds = time.perf_counter() - begin
+            with self._changed:
+                self._busy -= 1
+                self.on_batch(sum(len(request.posts) for request in requests), seconds)
             for request in requests:
                 request.model = model
             assert self._loop is not None
@@ -151,21 +181,28 @@ class Batcher:
     def _next(self) -> list[Request]:
         """What is tagged next; empty at the end."""
         with self._changed:
-            while not self._waiting:
-                if self._stopping:
-                    return []
-                self._changed.wait()
-            until = self._waiting[0].added + self.max_wait
-            while self._waiting and self._posts < self.batch_size and not self._stopping:
-                left = until - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
+            while True:
+                while not self._waiting:
+                    if self._stopping:
+                        return []
+                    self._changed.wait()
+                until = self._waiting[0].added + self.max_wait
+                while self._waiting and self._posts < self.batch_size and not self._stopping:
+                    left = until - time.monotonic()
+                    if left <= 0 or not self._changed.wait(left):
+                        break
+                if self._waiting:  # else all were dropped, or another thread took them
                     break
-            if not self._waiting:  # all dropped
-                return self._next()
             taken = [request for request in chosen(self._waiting, self.batch_size) if isinstance(request, Request)]
             gone = set(map(id, taken))
             self._waiting = [request for request in self._waiting if id(request) not in gone]
             self._posts -= sum(len(request.posts) for request in taken)
+            self._busy += 1
+            if self._waiting:
+                self._changed.notify()  # this thread may have been woken by them
+            if self.workers > 1:
+                alone = self._busy == 1 and not self._waiting
+                torch.set_num_threads(self._cores if alone else max(1, self._cores // self.workers))  # of this thread
             return taken
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import TextIO
 
 log = logging.getLogger("mner.serving")
 
@@ -27,9 +29,38 @@ class JSONLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True, default=str)
 
 
-def set_up(level: int = logging.INFO) -> None:
-    """All loggers of the process, and Python's warnings, as JSON lines on the standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+class Gathering(logging.StreamHandler[TextIO]):
+    """Writes what it was given when it is told to `flush`, and at a warning or above at once.
+
+    A write for each request costs a sixth of what HTTP does, and lets threads that tag in between.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line, or write all."""
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+        except Exception:  # as StreamHandler does it
+            self.handleError(record)
+        if record.levelno >= logging.WARNING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what there is."""
+        unread = contextlib.suppress(OSError, ValueError)  # which stops nothing
+        with self.lock or contextlib.nullcontext(), unread:
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+
+def set_up(level: int = logging.INFO) -> Gathering:
+    """All loggers of the process, and Python's warnings, as JSON lines on the standard error, to be flushed often."""
+    handler = Gathering(sys.stderr)
     handler.setFormatter(JSONLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -40,3 +71,4 @@ def set_up(level: int = logging.INFO) -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = []
         logger.propagate = name != "uvicorn.access"  # which ours stands for
+    return handler

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ def serve(
     names: list[str] | None = None,
     names_ignore_case: bool = False,
     batch_size: int | None = None,
+    workers: int | None = None,
     max_wait: float = 2.0,
     max_bytes: int = 20_000_000,
     max_pixels: int = 40_000_000,
@@ -65,6 +66,8 @@ def serve(
         names: Lists of names that are always, or never, entities of a type, as for `mner tag`.
         names_ignore_case: Whether names are found in other case too.
         batch_size: Most posts in a batch, of all requests together; if not given, 16 on a CPU and 32 elsewhere.
+        workers: Batches that are tagged at once, which share the cores; if not given, as many as torch has threads,
+            four at most, and 1 on a GPU and for models that need a captioner or an encoder of features.
         max_wait: Milliseconds that a batch which is not full waits for more posts.
         max_bytes: Bytes of a request.
         max_pixels: Pixels of an image.
@@ -103,13 +106,14 @@ def serve(
         return load_model(checkpoint, names=Names.read(names, names_ignore_case) if names else None, **options)
 
     with _listening(host, port) as listener:
-        service = Service(load, limits, batch_size, max_wait / 1000, token, allow_urls, log_texts)
-        set_up()
+        service = Service(load, limits, batch_size, max_wait / 1000, token, allow_urls, log_texts, workers)
+        written = set_up()
         _ignore_image_warnings()
         shown = "[{}]:{}" if listener.family == socket.AF_INET6 else "{}:{}"
         address = shown.format(*listener.getsockname()[:2])
         print(f"serving {checkpoint} at http://{address}, pages at /docs", file=sys.stderr, flush=True)
-        asyncio.run(run(service, listener))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run(service, listener, written.flush))
     return 0
 
 
@@ -162,12 +166,13 @@ def read_token(file: Path | None) -> str | None:
     return token
 
 
-async def run(service: Service, listener: socket.socket) -> None:
+async def run(service: Service, listener: socket.socket, often: Callable[[], object] = lambda: None) -> None:
     """Serve until SIGTERM or SIGINT; what was taken is finished then, and no more is taken.
 
     Args:
         service: The service.
         listener: The socket to listen at.
+        often: Called five times a second, and at the end.
     """
     import uvicorn
 
@@ -204,7 +209,28 @@ async def run(service: Service, listener: socket.socket) -> None:
     for name, handler in wanted.items():
         with contextlib.suppress(NotImplementedError, AttributeError):  # Windows
             loop.add_signal_handler(getattr(signal, name), handler)
-    await server.serve(sockets=[listener])
+
+    async def keep_calling() -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            often()
+
+    calling = asyncio.ensure_future(keep_calling())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        calling.cancel()
+        often()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The loop of uvloop, which takes half the time, where it is installed: it has no release for Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def _listening(host: str, port: int) -> socket.socket:

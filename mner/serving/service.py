@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
 from typing import Any
 
 from starlette.applications import Starlette
@@ -29,6 +28,7 @@ from mner.serving.openapi import description, page
 from mner.serving.parsing import Parser, content_type, read_body
 from mner.serving.refusals import Refusal
 from mner.tagger.post import Tagged
+from mner.tagger.twin import workers_for
 
 OPEN = ("/health", "/ready", "/", "/docs", "/openapi.json")
 """Paths that need no token."""
@@ -45,6 +45,8 @@ class Service:
         token: What requests have to bring as `Authorization: Bearer …`; None for no such thing.
         allow_urls: Fetch images at public addresses.
         log_texts: Write the texts of posts into the log.
+        workers: Batches that are tagged at once; None for as many as torch has threads, four at most, where that helps:
+            on a CPU, for models that need no captioner and no encoder of features.
 
     Attributes:
         app: The application.
@@ -60,6 +62,7 @@ class Service:
         token: str | None = None,
         allow_urls: bool = False,
         log_texts: bool = False,
+        workers: int | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.load = load
@@ -75,7 +78,9 @@ class Service:
         if batch_size is None:
             # On a CPU smaller batches cost no more a post, and of what waits more alike posts go together.
             batch_size = 16 if str(model.tagger.device) == "cpu" else 32
-        self.batcher = Batcher(model, batch_size, max_wait, self.limits.max_waiting, self._count_batch)
+        if workers is None:
+            workers = workers_for(model.tagger)
+        self.batcher = Batcher(model, batch_size, max_wait, self.limits.max_waiting, self._count_batch, workers)
         self.metrics = Metrics(lambda: self.batcher.waiting)
         self._tell_model()
         routes = [
@@ -109,13 +114,13 @@ class Service:
             begin = time.monotonic()
             try:
                 model = await asyncio.to_thread(self.load)
+                self.batcher.model = model
             except Exception as error:  # whatever it is, the old model goes on
                 self.metrics.reloads.labels("failed").inc()
                 said = str(error) if isinstance(error, (MNERError, OSError)) else type(error).__name__
                 log.exception("the model could not be loaded; the old one goes on")
                 message = f"The model could not be loaded; the old one goes on: {said}"
                 raise Refusal("reload_failed", message) from None
-            self.batcher.model = model
             self.metrics.reloads.labels("done").inc()
             self._tell_model()
             seconds = round(time.monotonic() - begin, 3)
@@ -228,7 +233,7 @@ def record(found: Tagged, id_: str | int | None) -> dict[str, Any]:
         "text": found.text,
         "words": [word.text for word in found.words],
         "tags": found.tags,
-        "entities": [asdict(entity) for entity in found],
+        "entities": [entity.record() for entity in found],
         "has_image": found.has_image,
     }
     if found.image_problem:

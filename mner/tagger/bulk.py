@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -172,7 +172,7 @@ class Sink:
             "text": found.text,
             "words": [word.text for word in found.words],
             "tags": found.tags,
-            "entities": [asdict(entity) for entity in found],
+            "entities": [entity.record() for entity in found],
             "has_image": found.has_image,
         }
         if problem:

@@ -13,6 +13,7 @@ from mner.errors import CheckpointError
 from mner.tagger.folder import PLAIN
 from mner.tagger.image_processor import NOTHING, Opened, Seen, Sight, joined, open_picture
 from mner.tagger.post import Context, Post
+from mner.tagger.sharing import Turns
 
 if TYPE_CHECKING:
     from mner.fusion.base import FusionModule
@@ -80,9 +81,14 @@ class Preparer:
         self._caption_place = self._place(caption_source)
         self._told: set[str] = set()
         self._names_from: str | None = data.get("object_names")
+        self._turns = Turns()
 
     def __call__(self, posts: Sequence[Post]) -> list[Prepared]:
-        """Everything but the model."""
+        """Everything but the model; threads take turns."""
+        with self._turns:
+            return self._prepared(posts)
+
+    def _prepared(self, posts: Sequence[Post]) -> list[Prepared]:
         self.tokenizer.forget(beyond=KNOWN_WORDS)
         # A model of text alone, with a captioner, has its part of the picture as a text.
         read = self.captioner is not None and self.sight.blind

@@ -40,6 +40,7 @@ def serve() -> Iterator[Serve]:
     clients: list[TestClient] = []
 
     def start(checkpoint: Path, **options: Any) -> TestClient:
+        options = {"workers": 1} | options  # as many as the machine has cores would be other tests on each
         service = Service(lambda: load_model(str(checkpoint), device="cpu"), **options)
         client = TestClient(service.app)
         client.__enter__()

@@ -1,6 +1,8 @@
 """`mner serve` as a process: signals, the port, the token."""
 
+import io
 import json
+import logging
 import os
 import re
 import signal
@@ -18,6 +20,7 @@ import pytest
 from mner.errors import DataFormatError, DataNotFoundError, MissingDependencyError, MNERError
 from mner.files import digest
 from mner.serving import server
+from mner.serving.logs import Gathering, JSONLines
 from mner.serving.server import read_token, serve
 from tests.serving.test_service import TEXT
 
@@ -152,10 +155,46 @@ def test_scores_and_names_reach_the_tagger(text_checkpoint, tmp_path, monkeypatc
     (tmp_path / "names.tsv").write_text("Anna\talways\tPER\n")
     loaded = []
 
-    async def stop_at_once(service, listener):
+    async def stop_at_once(service, listener, often):
         loaded.append(service.load().tagger)
 
     monkeypatch.setattr(server, "run", stop_at_once)
     server.serve(str(text_checkpoint), port=0, device="cpu", min_score=0.25, names=[str(tmp_path / "names.tsv")])
     assert loaded[0].min_score == 0.25
     assert loaded[0](["Anna sleeps"])[0].tags[0] == "B-PER"
+
+
+def logged(handler, level, message):
+    handler.handle(logging.LogRecord("mner.serving", level, __file__, 1, message, (), None))
+
+
+def test_the_log_is_written_in_whole_lines_when_told_and_at_warnings():
+    stream = io.StringIO()
+    handler = Gathering(stream)
+    handler.setFormatter(JSONLines())
+    logged(handler, logging.INFO, "request")
+    assert stream.getvalue() == ""
+    handler.flush()
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["request"]
+    logged(handler, logging.INFO, "second")
+    logged(handler, logging.WARNING, "a warning")
+    said = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+    assert said == ["request", "second", "a warning"]
+    handler.flush()
+    assert len(stream.getvalue().splitlines()) == 3
+
+
+def test_a_log_that_nobody_reads_stops_nothing():
+    stream = io.StringIO()
+    handler = Gathering(stream)
+    stream.close()
+    logged(handler, logging.ERROR, "unread")
+    handler.flush()
+
+
+def test_the_loop_is_that_of_uvloop_where_there_is_one(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert server._loop_factory() is None
+    monkeypatch.undo()
+    uvloop = pytest.importorskip("uvloop")
+    assert server._loop_factory() is uvloop.new_event_loop

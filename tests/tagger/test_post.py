@@ -1,9 +1,11 @@
 """Posts as a tagger takes them: what is refused, word for word, and how they are put into groups."""
 
+import dataclasses
+
 import pytest
 from PIL import Image
 
-from mner.tagger.post import Post, groups, posts_of
+from mner.tagger.post import Entity, Post, groups, posts_of
 
 PICTURE = Image.new("RGB", (4, 4))
 
@@ -87,3 +89,9 @@ def test_groups_hold_no_more_pictures_than_a_batch():
     assert sizes([1] * 5, 2, 3) == [2, 2, 1]
     assert sizes([1, 0, 0, 1, 0, 2, 3, 0], 2, 3) == [4, 2, 1, 1]
     assert sizes([], 2, 3) == []
+
+
+def test_a_record_is_what_dataclasses_make_of_an_entity():
+    entity = Entity("Old Town", "LOC", 12, 20, 0.93, 2, 4)
+    assert entity.record() == dataclasses.asdict(entity)
+    assert list(entity.record()) == list(dataclasses.asdict(entity))

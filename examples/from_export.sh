@@ -39,6 +39,11 @@ timed mner fit --config config.yaml --data.root corrected --trainer.default_root
 
 # 7. Serve it, and ask.
 mner serve second/lightning_logs/version_0/checkpoints/best.ckpt --port "$port" &
-trap 'kill $! 2> /dev/null; wait' EXIT
-curl --silent --show-error --fail --retry 60 --retry-connrefused --retry-delay 1 \
+service=$!
+trap 'kill $service 2> /dev/null; wait' EXIT
+until curl --silent --fail --output /dev/null "http://127.0.0.1:$port/health"; do
+  kill -0 $service # it may have ended with an error
+  sleep 1
+done
+curl --silent --show-error --fail \
   "http://127.0.0.1:$port/tag" -F "text=$post" -F "image=@$(ls -d "$folder"/images/* | head -n 1)"

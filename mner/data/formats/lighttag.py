@@ -33,9 +33,9 @@ def read_lighttag(source: Source, reading: Reading, notes: Notes) -> list[Record
 
     An example that nobody has seen is without gold. Earlier exports do not say who has seen what.
     """
-    records = []
+    records, names = [], _names_of_tags(source)
     for place, row in objects(source):
-        given = list_of(source, place, row, "annotations", dict)
+        given = [_with_type(one, names) for one in list_of(source, place, row, "annotations", dict)]
         wrong = [one for one in given if one.get("correct") is False]
         notes.add("annotations that a reviewer called wrong, left out", len(wrong))
         notes.add("classifications, not read", len(list_of(source, place, row, "classifications")))
@@ -54,6 +54,20 @@ def read_lighttag(source: Source, reading: Reading, notes: Notes) -> list[Record
             marks = marks_of(source, place, own, notes) if labelled else None
             records.append(Record(place, id_, text, marks=marks, image_ids=images, annotator=name))
     return records
+
+
+def _names_of_tags(source: Source) -> dict[str, str]:
+    """The names of the schema's tags by their ids."""
+    schema = json_top(source).get("schema")
+    tags = schema.get("tags") if isinstance(schema, dict) else None
+    known = [tag for tag in tags if isinstance(tag, dict)] if isinstance(tags, list) else []
+    return {str(tag["id"]): str(tag["name"]) for tag in known if "id" in tag and "name" in tag}
+
+
+def _with_type(one: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+    """An annotation with the name of its tag, of which some exports have the id alone."""
+    name = names.get(str(one.get("tag_id")))
+    return one if one.get("tag") is not None or name is None else {**one, "tag": name}
 
 
 def _annotators(source: Source, place: int | str, one: Mapping[str, Any]) -> list[str]:

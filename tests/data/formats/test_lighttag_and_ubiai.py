@@ -68,6 +68,19 @@ def test_lighttag_examples_that_nobody_saw_are_without_gold(tmp_path):
     assert posts.notes == ("1 posts without gold",)
 
 
+def test_lighttag_tags_by_their_ids_alone_have_the_names_of_the_schema(tmp_path):
+    marks = [old_mark(1, 4, "Person", "Ana", "x"), old_mark(10, 14, "Old Town", "Rome", "x")]
+    by_id = [{**mark, "tag_id": tag["id"]} for mark, tag in zip(marks, SCHEMA["tags"], strict=True)]
+    for mark in by_id:
+        del mark["tag"]
+    expected = [("Ana", "B-Person"), ("Rome", "B-Old_Town")]
+    assert entities(read_posts(document(tmp_path / "a.json", old_export((" Ana sees Rome ", *by_id))))[0]) == expected
+    unknown = {**by_id[0], "tag_id": "nobody's"}
+    path = document(tmp_path / "b.json", old_export((" Ana sees Rome ", unknown)))
+    with pytest.raises(DataFormatError, match="found 1 spans and no type at any"):
+        read_posts(path)
+
+
 def test_ubiai_as_text_with_relations_and_marks_out_of_order(tmp_path):
     def token(text, start, first, last, label):
         return {"text": text, "start": start, "end": start + len(text), "token_start": first, "token_end": last,

@@ -224,7 +224,7 @@ async def run(service: Service, listener: socket.socket, often: Callable[[], obj
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The loop of uvloop, which takes half the time, where it is installed: it has no release for Windows."""
+    """The loop of uvloop where it is installed, which takes less time; it has no release for Windows."""
     try:
         import uvloop
     except ImportError:

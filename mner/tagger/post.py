@@ -128,7 +128,7 @@ class Entity:
     word_end: int
 
     def record(self) -> dict[str, str | int | float]:
-        """Its attributes by name; `dataclasses.asdict` takes ten times as long."""
+        """Its attributes by name, as `dataclasses.asdict` has them, without its deep copies."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 

@@ -162,6 +162,10 @@ NO_MODEL = {"torch", "pytorch_lightning", "transformers", "timm", "detectron2", 
         MAIN.format(arguments=["--help"]),
         MAIN.format(arguments=["tag", "--help"]),
         MAIN.format(arguments=["data", "stats", "."]),
+        MAIN.format(arguments=["data", "convert", "train.txt", "posts.csv"]),
+        "from importlib import import_module\nfrom mner.cli.main import COMMANDS\n"
+        "for command, (place, _) in COMMANDS.items():\n"
+        "    if command.startswith('data '): import_module(place.partition(':')[0])",
         "import mner.analysis as a; a.score(a.read_predictions('a.txt'))",
         MAIN.format(arguments=["compare", "a.txt", "b.txt", "--resamples", "100"]),
         MAIN.format(arguments=["analyze", "a.txt", "--out", "report"]),

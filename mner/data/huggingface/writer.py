@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mner.data.datamodules.base import MNERDataModule
 from mner.data.examples import Example
 from mner.data.formats.context import attach, read_context
 from mner.data.formats.images import ImageFolder, ImageSource
@@ -21,6 +20,8 @@ from mner.labels import bio_labels, entity_types
 
 if TYPE_CHECKING:
     import datasets
+
+    from mner.data.datamodules.base import MNERDataModule  # brings Lightning, which files need not
 
 NAMES = {"train": "train", "valid": "validation", "test": "test"}
 """What the Hub calls our splits."""

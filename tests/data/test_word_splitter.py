@@ -96,7 +96,7 @@ def test_other_styles():
 
 
 def test_time_grows_with_length_only():
-    for text in ("a" * 300_000, "@" * 300_000, "1," * 150_000, "http" * 75_000, "&-" * 150_000, "\ufe0f" * 300_000):
+    for text in ("a" * 100_000, "@" * 100_000, "1," * 50_000, "http" * 25_000, "&-" * 50_000, "\ufe0f" * 100_000):
         for style in STYLES:
             seen = len(FORMAT_CHARACTERS.sub("", text))  # of what is not seen there is no word
             assert sum(len(word.text) for word in split_words(text, style)) == seen

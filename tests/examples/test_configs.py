@@ -55,6 +55,8 @@ CITED = {
     "tan2019_lxmert": ("CrossModalEncoder", "unc-nlp/lxmert-base-uncased", "features"),
 }
 """Systems that the paper cites; those on word vectors name a folder in the data set's."""
+EXPORTED = ("asgari2020_cwi", "lu2018_visual_attention", "zhang2018_co_attention")
+"""One on each kind of word vectors (the fourth kind is of a strategy that is refused)."""
 
 RECIPES = EXAMPLES / "recipes"
 
@@ -186,8 +188,8 @@ def test_config_runs_and_its_checkpoint_tags(path, at_work, tmp_path, capsys):
     images = at_work / "data" / (path.parent.name if path.parent.name in DATA_SETS else "twitter2017") / "images"
     found = tag(tmp_path / "model.ckpt", images)
     assert [len(post["tags"]) for post in found] == [3, 2]
-    # The models are the same on each data set; tests/tagger/test_onnx.py exports every strategy on BERT.
-    if path.parent.name == "twitter2017" and is_vocabulary(config["model"]["init_args"]["text_encoder"]):
+    # tests/tagger/test_onnx.py exports every strategy on BERT; here each kind of vocabulary is once, of one data set.
+    if path.parent.name == "twitter2017" and path.stem in EXPORTED:
         exports(tmp_path / "model.ckpt", type(cli.model).__name__)
 
 

@@ -35,7 +35,7 @@ def serve(
     min_score: float = 0.0,
     names: list[str] | None = None,
     names_ignore_case: bool = False,
-    batch_size: int | None = None,
+    batch_size: int = 32,
     workers: int | None = None,
     max_wait: float = 2.0,
     max_bytes: int = 20_000_000,
@@ -65,7 +65,7 @@ def serve(
         min_score: Entities with a lower score are left out.
         names: Lists of names that are always, or never, entities of a type, as for `mner tag`.
         names_ignore_case: Whether names are found in other case too.
-        batch_size: Most posts in a batch, of all requests together; if not given, 16 on a CPU and 32 elsewhere.
+        batch_size: Most posts in a batch, of all requests together.
         workers: Batches that are tagged at once, which share the cores; if not given, as many as torch has threads,
             four at most, and 1 on a GPU and for models that need a captioner or an encoder of features.
         max_wait: Milliseconds that a batch which is not full waits for more posts.

@@ -40,7 +40,7 @@ class Service:
     Args:
         load: Loads the model; called again to reload it.
         limits: How much is taken.
-        batch_size: Most posts in a batch; None for 16 on a CPU and 32 elsewhere.
+        batch_size: Most posts in a batch; of all requests together.
         max_wait: Seconds that a batch waits for more posts.
         token: What requests have to bring as `Authorization: Bearer …`; None for no such thing.
         allow_urls: Fetch images at public addresses.
@@ -57,7 +57,7 @@ class Service:
         self,
         load: Callable[[], Model],
         limits: Limits | None = None,
-        batch_size: int | None = None,
+        batch_size: int = 32,
         max_wait: float = 0.002,
         token: str | None = None,
         allow_urls: bool = False,
@@ -75,9 +75,6 @@ class Service:
         self._images = ThreadPoolExecutor(4, "mner images")
         self._fetches = ThreadPoolExecutor(8, "mner addresses")
         model = load()
-        if batch_size is None:
-            # On a CPU smaller batches cost no more a post, and of what waits more alike posts go together.
-            batch_size = 16 if str(model.tagger.device) == "cpu" else 32
         if workers is None:
             workers = workers_for(model.tagger)
         self.batcher = Batcher(model, batch_size, max_wait, self.limits.max_waiting, self._count_batch, workers)

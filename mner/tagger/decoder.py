@@ -49,6 +49,8 @@ class Decoder(SectionDecoder):
         super().__init__(model, tokenizer, names)
         self.lower = LOWER[precision]
         self.device = device
+        if device.type != "cpu":
+            self.start = 100_000  # there padding costs next to nothing
         self.label_set: str | None = getattr(model, "label_set", None)  # taggers with other sets may share the model
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from mner.data.word_splitter import Word, readable
 from mner.errors import MNERError
 from mner.labels import spans
 from mner.tagger.image_processor import NOTHING, Seen
+from mner.tagger.lengths import cut
 from mner.tagger.names import Names
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ class SectionDecoder:
         names: Names that are always, or never, entities of a type.
     """
 
+    start = 48
+    """What beginning a batch costs on a processor, in word pieces (`mner.tagger.lengths`)."""
+
     def __init__(self, model: Any, tokenizer: PostTokenizer, names: Names | None = None) -> None:
         self.model = model
         self.names = names
@@ -69,10 +74,12 @@ class SectionDecoder:
         """Numbers of sections, and what is decoded of them: label scores (b, w, l) and what else decoding needs."""
         windows = [self.items(section) for section in sections]
         rows = [(number, item) for number, some in enumerate(windows) for item in some]
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]["token_ids"]))
+        pieces = [len(item["token_ids"]) for _, item in rows]
+        order = sorted(range(len(rows)), key=pieces.__getitem__)
         parts: dict[int, Any] = {}  # by row: emissions (w, l) of a window
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        ends = cut([pieces[row] for row in order], batch_size, self.start)
+        for begin, end in pairwise([0, *ends]):
+            chosen = order[begin:end]
             batch = self.batch([rows[row][1] for row in chosen])
             emissions = self.label_scores(batch)
             if any(len(windows[rows[row][0]]) > 1 for row in chosen):

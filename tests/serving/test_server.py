@@ -1,5 +1,6 @@
 """`mner serve` as a process: signals, the port, the token."""
 
+import gc
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -162,6 +164,25 @@ def test_scores_and_names_reach_the_tagger(text_checkpoint, tmp_path, monkeypatc
     server.serve(str(text_checkpoint), port=0, device="cpu", min_score=0.25, names=[str(tmp_path / "names.tsv")])
     assert loaded[0].min_score == 0.25
     assert loaded[0](["Anna sleeps"])[0].tags[0] == "B-PER"
+
+
+def test_the_collector_of_garbage_passes_over_what_stays(text_checkpoint, monkeypatch):
+    """And lets go of a model that another one replaced."""
+    frozen, old = [], []
+
+    async def reload(service, listener, often):
+        frozen.append(gc.get_freeze_count())
+        old.append(weakref.ref(service.batcher.model.tagger.model))
+        for _ in range(2):
+            await service.reload()
+
+    monkeypatch.setattr(server, "run", reload)
+    try:
+        server.serve(str(text_checkpoint), port=0, device="cpu")
+        assert frozen[0] > 100_000
+        assert old[0]() is None
+    finally:
+        gc.unfreeze()
 
 
 def logged(handler, level, message):

@@ -121,7 +121,7 @@ def serve(
 
 
 def _settle() -> None:
-    """Spare the collector of garbage what stays, libraries and model: to go through them took a third of HTTP's time."""
+    """Spare the collector of garbage what stays, libraries and model: that took a third of the time of HTTP."""
     gc.unfreeze()  # what a model before this one left
     gc.collect()
     gc.freeze()

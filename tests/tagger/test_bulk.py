@@ -325,7 +325,7 @@ def test_pipe_and_kill(tmp_path, checkpoint):
 @pytest.mark.parametrize("form", ["jsonl", "conll"])
 def test_resumed_at_any_byte(tmp_path, checkpoint, form):
     """The output cut at any place is made whole, without doubles."""
-    tagger = Tagger.from_checkpoint(checkpoint, device="cpu", batch_size=2)
+    tagger = Tagger.from_checkpoint(checkpoint, device="cpu", batch_size=1)  # scores to the last digit
     given = write(
         tmp_path / "posts.jsonl",
         {"id": "a", "text": "Anna é"},

@@ -155,7 +155,7 @@ def tag(
         captioner: Image-to-text model (name or folder) for posts without context, if the model was trained on captions.
         image_weights: File of the weights of what made its image features, if the model was trained on stored ones.
         words: How text is split into words; `auto`: as the training data are.
-        batch_size: Posts in a batch.
+        batch_size: Most posts in a batch.
         device: `auto`, `cpu`, `cuda`, ...
         label_set: Whose labels to tag with, of a model that was trained on several data sets; if not given, the first.
         min_score: Entities with a lower score are left out, and counted.

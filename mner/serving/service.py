@@ -40,7 +40,7 @@ class Service:
     Args:
         load: Loads the model; called again to reload it.
         limits: How much is taken.
-        batch_size: Most posts in a batch; of all requests together.
+        batch_size: Most posts in a batch, of all requests together.
         max_wait: Seconds that a batch waits for more posts.
         token: What requests have to bring as `Authorization: Bearer …`; None for no such thing.
         allow_urls: Fetch images at public addresses.

@@ -50,7 +50,7 @@ class Decoder(SectionDecoder):
         self.lower = LOWER[precision]
         self.device = device
         if device.type != "cpu":
-            self.start = 100_000  # there padding costs next to nothing
+            self.start = 100_000  # a launch costs more than padding; guessed, since no GPU was there to measure it
         self.label_set: str | None = getattr(model, "label_set", None)  # taggers with other sets may share the model
 
     @torch.no_grad()

@@ -57,7 +57,7 @@ class Tagger:
         words: How text is split: a style of `mner.data.word_splitter`, or a function from a text to words with their
             places. None for the style of the training data.
         tokenizer: Word-piece tokeniser, in place of the checkpoint's.
-        batch_size: Posts that are tagged together.
+        batch_size: Most posts that are computed together.
         device: `auto`, `cpu`, `cuda`, ...
         label_set: Whose labels to tag with, of a model with several label sets; None for the first.
         min_score: Entities with a lower score are left out; they are in `Tagged.left_out`.
@@ -294,7 +294,7 @@ class Tagger:
         Args:
             posts: Texts, `Post` objects, mappings of their attributes, or lists of the words of one post each; as many
                 as you like.
-            batch_size: Posts that are tagged together; None for the tagger's own.
+            batch_size: Most posts that are computed together; None for the tagger's own.
             ahead: Batches to read before the first is tagged. Posts of similar length then share a batch, which is
                 faster where they come at once; of posts with images no more than one batch is ever held.
         """

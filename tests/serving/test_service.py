@@ -454,7 +454,7 @@ def test_addresses_are_fetched_only_where_allowed(serve, image_checkpoint, monke
     assert asked == ["https://example.com/a.png", "http://inside/"]
 
 
-def test_batches_are_smaller_on_a_cpu(serve, text_checkpoint):
+def test_the_size_of_batches(serve, text_checkpoint):
     assert serve(text_checkpoint).service.batcher.batch_size == 32
     assert serve(text_checkpoint, batch_size=5).service.batcher.batch_size == 5
     with pytest.raises(ValueError, match="`batch_size` to be at least 1, but got 0"):

@@ -80,8 +80,8 @@ def posts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789@.!:/_#"]
 
 
-def save_bert(folder: Path, config: BertConfig | None = None) -> Path:
-    """A 2-layer BERT with random weights and a vocabulary of letters, as a transformers folder."""
+def save_bert(folder: Path, config: BertConfig | None = None, layers: int = 2) -> Path:
+    """A small BERT with random weights and a vocabulary of letters, as a transformers folder."""
     vocabulary = {piece: index for index, piece in enumerate([*PIECES, *(f"##{piece}" for piece in PIECES[5:])])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -100,7 +100,7 @@ def save_bert(folder: Path, config: BertConfig | None = None) -> Path:
     config = config or BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=128,

@@ -53,12 +53,12 @@ class Decoder(SectionDecoder):
             self.start = 100_000  # a launch costs more than padding; guessed, since no GPU was there to measure it
         self.label_set: str | None = getattr(model, "label_set", None)  # taggers with other sets may share the model
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, sections: Sequence[Section], batch_size: int) -> list[Found]:
         """Tags and entities of each section."""
         return super().__call__(sections, batch_size)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def scored(self, sections: Sequence[Section], batch_size: int) -> Iterator[tuple[list[int], Tensor, Batch]]:
         """Numbers of sections, and what is decoded of them: label scores (b, w, l) and what else decoding needs."""
         yield from super().scored(sections, batch_size)

@@ -14,7 +14,7 @@ from mner.fusion.base import FusionModule
 from mner.fusion.text_only import TextOnly
 from mner.labels import entity_types
 from mner.nn.masking import masked_mean
-from mner.nn.objectives import only_context
+from mner.nn.objectives import only_context, without_padding
 from mner.nn.posteriors import log_marginals, log_posteriors, mix
 
 PARTS = ("text_encoder", "word_projection", "head", "crf")
@@ -136,7 +136,10 @@ class RetrievalExperts(TextOnly):
         read = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             for source, expert in enumerate(self._experts(), start=1):
-                words = expert["word_projection"](expert["text_encoder"].words(only_context(batch, source)))
+                view = only_context(batch, source)
+                if not torch.compiler.is_compiling():
+                    view = without_padding(view)
+                words = expert["word_projection"](expert["text_encoder"].words(view))
                 read.append((words, expert["head"](self.dropout(words) if not self.frozen else words)))
         return read
 

@@ -239,3 +239,14 @@ def test_rdrop_is_refused_by_name(root):
 @pytest.mark.slow
 def test_frozen_experts_hold_what_every_strategy_must():
     check_fusion(RetrievalExperts, experts=[None, None])
+
+
+@torch.no_grad()
+def test_an_expert_reads_no_places_of_the_others_texts():
+    batch, seen = sample(needs=BOTH), []
+    module = shared().eval()
+    module.text_encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    module.posterior(batch)
+    longest = [int(only_context(batch, source)["token_mask"].sum(1).max()) for source in (1, 2)]
+    assert seen == longest
+    assert max(longest) < batch["token_ids"].shape[1]

@@ -29,7 +29,7 @@ from mner.data.word_splitter import readable
 from mner.errors import CheckpointError
 from mner.files import locate
 
-URL = re.compile(r"(https?://|www\.)\S+", re.IGNORECASE)
+URL = re.compile(r"\b(https?://|www\.)\S+", re.IGNORECASE)
 BINARY = "data:application/octet-stream;base64,"
 """How the content of a file that is no text begins, where text is kept (RFC 2397)."""
 MAX_WORD = 1_000
@@ -79,7 +79,8 @@ class PostTokenizer:
         name: Hub name or folder of the tokeniser, or `"tiny"`.
         max_length: Most pieces of post and context together; None for what the tokeniser declares. Context is cut
             first; then words keep fewer pieces each (only a word's first piece is ever tagged).
-        replace_urls: Word that stands for every URL, or None to leave them. URLs are a third of a tweet's pieces.
+        replace_urls: Word that stands for every URL, in posts and in context texts, or None to leave them. URLs are a
+            third of a tweet's pieces.
         plain: Whether to read `tokenizer.json` alone, without the class that transformers has for this tokeniser, whose
             import takes torch with it. For those that `is_plain` said it of.
 
@@ -120,7 +121,7 @@ class PostTokenizer:
         new_texts = [text for text in dict.fromkeys(texts) if text not in known.texts]
         for start in range(0, len(new_texts), 1_000):
             chunk = new_texts[start : start + 1_000]
-            clean = [readable(text) for text in chunk]
+            clean = [self._shown_text(text) for text in chunk]
             encoded = self.tokenizer(clean, truncation=False, verbose=False, **IDS_ALONE)["input_ids"]
             # A text longer than the model can never be used whole: keep what can be.
             known.texts.update((text, tuple(ids[: self.max_length])) for text, ids in zip(chunk, encoded, strict=True))
@@ -276,6 +277,10 @@ class PostTokenizer:
     def _shown(self, word: str) -> str:
         word = readable(word[:MAX_WORD])
         return self.replace_urls if self.replace_urls is not None and URL.fullmatch(word) else word
+
+    def _shown_text(self, text: str) -> str:
+        text, url = readable(text), self.replace_urls
+        return text if url is None else URL.sub(lambda _: url, text)
 
 
 def read_kept(path: Path) -> str:

@@ -96,6 +96,21 @@ def test_urls_can_be_one_word(bert_folder):
     assert tokenizer.encode(["see", "https://t.co/xyz", "http"]).ids.tolist() == plain
 
 
+@pytest.mark.parametrize(("text", "shown"), [
+    ("RT see https://t.co/xyz | www.b.c", "RT see url | url"),
+    ("(HTTP://t.co/x) and", "(url and"),
+    ("xhttp://t.co http: www", "xhttp://t.co http: www"),
+    ("soft\u00adhyphen https://t.co/x", "softhyphen url"),
+])  # fmt: skip
+def test_urls_in_texts_beside_a_post_too(bert_folder, text, shown):
+    given, plain = PostTokenizer(bert_folder, replace_urls="url"), PostTokenizer(bert_folder)
+    assert given.encode(["a"], [text]).ids.tolist() == plain.encode(["a"], [shown]).ids.tolist()
+    if "url" in shown:
+        assert plain.encode(["a"], [text]).ids.tolist() != plain.encode(["a"], [shown]).ids.tolist()
+    backslash = PostTokenizer(bert_folder, replace_urls=r"\1")
+    assert backslash.encode(["a"], ["www.b.c"]).ids.tolist() == plain.encode(["a"], [r"\1"]).ids.tolist()
+
+
 @pytest.mark.parametrize("url", ["http://t.co/x", "https://T.CO/x", "HTTP://t.co/x", "www.a.b", "WWW.a.b"])
 def test_urls_in_any_case(bert_folder, url):
     tokenizer = PostTokenizer(bert_folder, replace_urls="url")

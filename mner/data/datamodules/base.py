@@ -53,7 +53,7 @@ class MNERDataModule(BatchLoading):
             as there is none).
         tokenizer: Name or folder of the tokeniser where the text encoder comes without one (VisualBERT on the Hub).
         max_length: Most word pieces of post and context together; None for the tokeniser's own limit.
-        replace_urls: Word that stands for every URL, or None to leave URLs as they are.
+        replace_urls: Word that stands for every URL, in posts and in texts beside them, or None to leave them.
         images: Folder of images (absolute, or below `root`), or None for none.
         image_encoder: timm model whose transform the images get; the command line takes it from the model.
         image_size: Pixels of a side; None for the image encoder's own.

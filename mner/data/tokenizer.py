@@ -79,8 +79,7 @@ class PostTokenizer:
         name: Hub name or folder of the tokeniser, or `"tiny"`.
         max_length: Most pieces of post and context together; None for what the tokeniser declares. Context is cut
             first; then words keep fewer pieces each (only a word's first piece is ever tagged).
-        replace_urls: Word that stands for every URL, in posts and in context texts, or None to leave them. URLs are a
-            third of a tweet's pieces.
+        replace_urls: Word for every URL in posts and context, or None to leave them: a third of a tweet's pieces.
         plain: Whether to read `tokenizer.json` alone, without the class that transformers has for this tokeniser, whose
             import takes torch with it. For those that `is_plain` said it of.
 
@@ -279,8 +278,8 @@ class PostTokenizer:
         return self.replace_urls if self.replace_urls is not None and URL.fullmatch(word) else word
 
     def _shown_text(self, text: str) -> str:
-        text, url = readable(text), self.replace_urls
-        return text if url is None else URL.sub(lambda _: url, text)
+        url = self.replace_urls
+        return readable(text) if url is None else URL.sub(lambda _: url, readable(text))
 
 
 def read_kept(path: Path) -> str:

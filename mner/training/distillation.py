@@ -16,8 +16,8 @@ from mner.data.dataset import MNERDataset
 from mner.data.formats.posts import read_posts
 from mner.errors import MNERError
 from mner.nn.posteriors import log_marginals
-from mner.training.checkpoint import load_module
 from mner.training.module import TaggingModule
+from mner.training.teacher import Teacher
 
 NAME = "distillation"
 
@@ -31,7 +31,7 @@ class Distillation(pl.Callback):
 
         loss = weight · 1/w Σ_t Σ_y q_t(y) (log q_t(y) - log p_t(y))
 
-    added to the tagging loss of the training posts, whose batches the teacher reads too, without dropout. With `posts`,
+    added to the tagging loss of the training posts, which the teacher reads too, without dropout. With `posts`,
     each step also reads a batch of posts without labels, and the model learns what the teacher says of them: with
     `confidence` above 0, only of posts on all of whose words the teacher's likeliest label has that probability, which
     is self-training with soft labels (Xie et al. 2020, "Noisy student"). The model sees both through dropout.
@@ -40,7 +40,8 @@ class Distillation(pl.Callback):
     those that it would have read. Checkpoints hold that number and the model, not the teacher.
 
     Args:
-        teacher: A checkpoint for the same labels and word pieces, such as one of `mner ensemble`.
+        teacher: A checkpoint for the same labels, such as one of `mner ensemble` or of a larger encoder. With other
+            word pieces than the model's it has to read text alone (`mner.training.teacher.Teacher`).
         weight: Of the divergence in the loss.
         posts: A file of posts without labels, in any format that is read; labels in it are not looked at. For models
             that read text alone.
@@ -50,7 +51,8 @@ class Distillation(pl.Callback):
 
     Raises:
         ValueError: If an option is out of its range, or the model has several label sets or decodes posteriors.
-        MNERError: If the teacher is for other labels or word pieces, or `posts` cannot be read by the model.
+        MNERError: If the teacher is for other labels, or has other word pieces and reads more than text, or `posts`
+            cannot be read by the model.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Distillation(pl.Callback):
             )
         self.path, self.weight, self.posts = teacher, weight, posts
         self.batch_size, self.confidence, self.seed = batch_size, confidence, seed
-        self.teacher: Any = None
+        self.teacher: Teacher | None = None
         self._batches = 0  # of training, so far
         self._turn = 0  # that of this process among all
         self._others: MNERDataset | None = None
@@ -84,14 +86,9 @@ class Distillation(pl.Callback):
                 f"Distillation compares the marginals of one CRF, but {type(pl_module).__name__} has several label "
                 "sets or decodes a mixture of label distributions; leave it out"
             )
-        self.teacher = load_module(self.path, TaggingModule).requires_grad_(False).eval().to(pl_module.device)
-        if self.teacher.labels != pl_module.labels:
-            raise MNERError(
-                f"Expected a teacher for the labels {pl_module.labels}, but {self.path} is for {self.teacher.labels}"
-            )
         data: Any = getattr(trainer, "datamodule", None)
-        if data is not None:
-            _check_pieces(self.path, self.teacher, data)
+        files = None if data is None else data.describe().get("tokenizer")
+        self.teacher = Teacher(self.path, pl_module.labels, files, pl_module.device)
         if self.posts is not None:
             self._read(Path(self.posts), pl_module, data)
         pl_module.extra_losses[NAME] = self.loss
@@ -130,19 +127,17 @@ class Distillation(pl.Callback):
 
     def _divergence(self, module: Any, batch: Batch, emissions: Tensor, confidence: float) -> Tensor:
         mask = batch["word_mask"]
-        with torch.no_grad():
-            said = self.teacher.posterior(batch) if self.teacher.decodes_posteriors else None
-            if said is None:
-                said = self.teacher.crf.marginals(self.teacher.emissions(batch), mask, constrained=False)
-            said = said.double()
-            sure = (said.amax(-1) >= confidence) | ~mask  # (b, w)
-            mask = mask & sure.all(1, keepdim=True)
+        assert self.teacher is not None
+        said = self.teacher(batch)
+        sure = (said.amax(-1) >= confidence) | ~mask  # (b, w)
+        mask = mask & sure.all(1, keepdim=True)
         by_label = torch.xlogy(said, said) - said * log_marginals(module.crf, emissions, batch["word_mask"])
         total: Tensor = by_label.sum(-1).masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
         return total.to(torch.promote_types(emissions.dtype, torch.float32))
 
     def _read(self, path: Path, module: Any, data: Any) -> None:
-        if module.uses_image or self.teacher.uses_image or data is None or not hasattr(data, "post_tokenizer"):
+        assert self.teacher is not None
+        if module.uses_image or self.teacher.model.uses_image or data is None or not hasattr(data, "post_tokenizer"):
             raise MNERError(
                 "Expected a model and a teacher that read text alone, and a data module, for posts without labels; "
                 f"leave `posts` ({path}) out"
@@ -162,13 +157,3 @@ class Distillation(pl.Callback):
             for passed in {place // count for place in places}
         }
         return self._collate([self._others[orders[place // count][place % count]] for place in places])
-
-
-def _check_pieces(path: str, teacher: Any, data: Any) -> None:
-    known = ((teacher.restored or {}).get("data") or {}).get("tokenizer")
-    own = data.describe().get("tokenizer")
-    if known and own and known != own:
-        raise MNERError(
-            f"Expected a teacher that reads the same word pieces, but {path} was trained with another tokeniser; use "
-            "one with the tokeniser of the model's text encoder"
-        )

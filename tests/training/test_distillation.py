@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 
 import pytest
@@ -9,10 +10,12 @@ import pytorch_lightning as pl
 import torch
 
 from mner.data import Twitter2017DataModule
+from mner.data.windows import whole_posts
 from mner.errors import MNERError
 from mner.fusion import FusionModule, TextOnly
 from mner.tagger.ensemble import ensemble
 from mner.training import AdversarialTraining, Distillation
+from mner.training.teacher import Teacher
 from tests.conftest import write_posts
 from tests.tiny_sets import QUIET, posts_of, save_small_bert, write_twitter
 
@@ -57,10 +60,10 @@ def distributions(crf, emissions):
 
 def test_the_divergence_by_enumeration(places):
     """Two posts of two and three words; the gradient too."""
-    teacher = FusionModule.load_from_checkpoint(places[2]).double()
-    student = TextOnly(teacher.labels, text_encoder=places[1]).double()
+    student = TextOnly(FusionModule.load_from_checkpoint(places[2]).labels, text_encoder=places[1]).double()
     technique = Distillation(places[2], weight=0.5)
-    technique.teacher = teacher
+    technique.teacher = Teacher(places[2], student.labels, None)
+    teacher = technique.teacher.model.double()
     generator = torch.Generator().manual_seed(0)
     mine, theirs = torch.randn(2, 2, 3, len(teacher.labels), generator=generator, dtype=torch.float64)
     mine.requires_grad_()
@@ -81,9 +84,9 @@ def test_the_divergence_by_enumeration(places):
 def test_a_teacher_teaches_nothing_to_itself(places):
     model = FusionModule.load_from_checkpoint(places[2])
     technique = Distillation(places[2])
-    technique.teacher = model
+    technique.teacher = Teacher(places[2], model.labels, None)
     emissions = torch.randn(1, 4, len(model.labels))
-    model.emissions = lambda batch: emissions
+    technique.teacher.model.emissions = lambda batch: emissions
     mask = torch.ones(1, 4, dtype=torch.bool)
     assert technique.loss(model, {"word_mask": mask}, emissions).item() == pytest.approx(0.0, abs=1e-6)
 
@@ -94,14 +97,15 @@ def test_only_posts_that_the_teacher_is_sure_of(places):
     sure, unsure = torch.zeros(2, 2, len(model.labels))
     sure[:, 0] = unsure[0, 0] = 40.0
     technique = Distillation(places[2], confidence=0.9)
-    technique.teacher = model
-    model.emissions = lambda batch: torch.stack([sure, unsure])
+    technique.teacher = Teacher(places[2], model.labels, None)
+    teacher = technique.teacher.model
+    teacher.emissions = lambda batch: torch.stack([sure, unsure])
     mine, mask = torch.randn(2, 2, len(model.labels)), torch.ones(2, 2, dtype=torch.bool)
     both = technique._divergence(model, {"word_mask": mask}, mine, 0.9)
-    model.emissions = lambda batch: sure[None]
+    teacher.emissions = lambda batch: sure[None]
     alone = technique._divergence(model, {"word_mask": mask[:1]}, mine[:1], 0.0)
     torch.testing.assert_close(both, alone)
-    model.emissions = lambda batch: unsure[None]
+    teacher.emissions = lambda batch: unsure[None]
     assert technique._divergence(model, {"word_mask": mask[:1]}, mine[1:], 0.9) == 0
 
 
@@ -159,7 +163,84 @@ def test_wrong_teachers_and_options(places, tmp_path):
     with pytest.raises(MNERError, match="for the labels"):
         Distillation(teacher).on_fit_start(None, other)
     content = torch.load(teacher, weights_only=True)
-    content["mner"]["data"]["tokenizer"] = {"tokenizer.json": "{}"}
+    content["mner"]["data"] |= {"tokenizer": {"tokenizer.json": "{}"}, "context": ["captions"]}
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(MNERError, match="another tokeniser"):
+    with pytest.raises(MNERError, match=r"another tokeniser, and with context beside"):
         fit(places, Distillation(str(tmp_path / "other.ckpt")))
+
+
+@pytest.fixture(scope="module")
+def larger(places, tmp_path_factory):
+    """A teacher with word pieces of its own, and few places, so that it reads the longer posts in windows."""
+    folder = tmp_path_factory.mktemp("larger")
+    bert = save_other_bert(folder / "bert")
+    pl.seed_everything(5, verbose=False)
+    data = Twitter2017DataModule(str(places[0]), batch_size=3, text_encoder=str(bert), max_length=6)
+    module = TextOnly(data.labels, text_encoder=str(bert), learning_rate=1e-2)
+    trainer = pl.Trainer(max_steps=8, limit_val_batches=0, **QUIET)
+    trainer.fit(module, data)
+    path = str(folder / "larger.ckpt")
+    trainer.save_checkpoint(path)
+    return path
+
+
+def save_other_bert(folder):
+    """That of `save_small_bert`, which counts its pieces the other way round."""
+    save_small_bert(folder, 0.0)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    known = content["model"]["vocab"]
+    special = {token["content"] for token in content["added_tokens"]}
+    others = [piece for piece, id_ in known.items() if piece not in special and id_ < 83]  # those of the encoder
+    known |= {piece: known[other] for piece, other in zip(others, reversed(others), strict=True)}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_a_teacher_with_pieces_of_its_own_reads_the_words(places, larger):
+    """It says of each post what its model says in evaluation, long posts in windows, and reads each once."""
+    root, bert, *_ = places
+    data = Twitter2017DataModule(str(root), batch_size=4, text_encoder=bert)
+    files = data.describe()["tokenizer"]
+    teacher = Teacher(larger, data.labels, files)
+    assert teacher.reads_words
+    assert not Teacher(places[2], data.labels, files).reads_words
+    model = FusionModule.load_from_checkpoint(larger)
+    own = Twitter2017DataModule(str(root), batch_size=1, text_encoder=model.hparams["text_encoder"], max_length=6)
+    assert any("windows" in batch for batch in own.val_dataloader()), "no post is long enough"
+    wanted = {}
+    with torch.no_grad():
+        for batch in own.val_dataloader():
+            scores, whole = whole_posts(model.emissions(batch), batch)
+            wanted[whole["id"][0]] = model.crf.marginals(scores, whole["word_mask"], constrained=False)[0]
+    read = []
+    emissions = teacher.model.emissions
+    teacher.model.emissions = lambda batch: read.append(len(batch["words"])) or emissions(batch)
+    for _ in range(2):
+        for batch in data.val_dataloader():
+            said = teacher(batch)
+            assert said.shape[:2] == batch["word_mask"].shape
+            for id_, words, row in zip(batch["id"], batch["words"], said, strict=True):
+                torch.testing.assert_close(row[: len(words)].float(), wanted[id_], atol=1e-5, rtol=1e-4)
+    assert len(read) == len(list(data.val_dataloader()))
+
+
+def test_it_forgets_the_oldest(places, larger, monkeypatch):
+    data = Twitter2017DataModule(str(places[0]), batch_size=2, text_encoder=places[1])
+    teacher = Teacher(larger, data.labels, data.describe()["tokenizer"])
+    monkeypatch.setattr("mner.training.teacher.KEPT", 3)
+    for batch in data.val_dataloader():
+        teacher(batch)
+    assert list(teacher._said)[-2:] == list(batch["words"])[-2:]
+    assert len(teacher._said) == 3
+
+
+def test_a_model_comes_nearer_to_a_teacher_with_other_pieces(places, larger):
+    losses = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            losses.append(float(trainer.callback_metrics["train/distillation_loss"]))
+
+    fit(places, Distillation(larger, weight=5.0, posts=places[4], batch_size=2), Watch(), steps=30)
+    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])

@@ -46,9 +46,9 @@ class FrozenLayers:
         for part in self._parts(model):
             part.eval()
 
-    def watched(self, model: Any) -> bool:
-        """Whether somebody listens to the word vectors (adversarial training), whom states that are kept would pass."""
-        return bool(model.get_input_embeddings()._forward_hooks)
+    def used(self, model: Any) -> bool:
+        """Whether states are kept, and nobody listens to the word vectors (adversarial training), whom they pass."""
+        return bool(self.limit) and not model.get_input_embeddings()._forward_hooks
 
     def __call__(self, model: Any, token_ids: Tensor, token_mask: Tensor, segment_ids: Tensor | None) -> Tensor:
         """The model's last states (b, t, d), out of what is kept for the frozen layers. Zeros go in at padding."""

@@ -15,6 +15,7 @@ from mner.data.batching import Collate
 from mner.data.inputs import OF_REGIONS
 from mner.data.padding import Item
 from mner.data.tokenizer import PostTokenizer
+from mner.encoders.text import TextEncoder
 from mner.errors import MNERError
 from mner.nn.neighbours import WordNeighbours, use_neighbours
 from mner.runtime import LOWER, Precision, automatic_precision, pick_device
@@ -116,6 +117,9 @@ def place(
     """Make a model ready to tag on a device; gives the device, the precision and the label set."""
     where = pick_device(device)
     model.eval().to(where)
+    for part in model.modules():  # an ensemble has several
+        if isinstance(part, TextEncoder) and where.type == "cpu":
+            part.fuse()
     chosen = choose_precision(model, where, precision), choose_label_set(model, label_set)
     if neighbours is not None:
         use_neighbours(model, neighbours)

@@ -131,6 +131,7 @@ def _compiled(tagger: Exportable) -> Scores:
     model = tagger.model
     text = model.text_encoder.model
     (batch, *_) = probe_batches(tagger)
+    model.text_encoder.fused = None  # which would pass the compiled layers by
     try:
         text.compile(dynamic=True)
         _scores(model.label_scores, _on(batch, model.device))

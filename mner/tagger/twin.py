@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy, deepcopy
+from typing import Any
 
 from mner.tagger.placement import decoder_of
 from mner.tagger.sharing import Sharing, Turns
@@ -31,10 +32,15 @@ def twin(tagger: Tagger) -> Tagger:
     Args:
         tagger: One with a model in PyTorch. What prepares its posts is shared.
     """
+    from mner.encoders.text import TextEncoder  # a service of an exported model loads no torch
+
     other = copy(tagger)
     other.turns, other.sharing = Turns(), Sharing()
-    weights = {id(one): one for one in (*tagger.model.parameters(), *tagger.model.buffers())}
-    other.model = deepcopy(tagger.model, weights)
+    shared: dict[int, Any] = {id(one): one for one in (*tagger.model.parameters(), *tagger.model.buffers())}
+    for part in tagger.model.modules():
+        if isinstance(part, TextEncoder) and part.fused is not None:
+            shared[id(part.fused)] = part.fused  # keeps nothing while it runs
+    other.model = deepcopy(tagger.model, shared)
     parts = tagger.tokenizer, tagger.device, tagger.names, tagger.precision
     other.decoder = other._drawn_by = decoder_of(other.model, *parts)
     return other

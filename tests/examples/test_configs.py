@@ -296,37 +296,58 @@ def test_commands_in_comments_exist(path):
 
 def test_recipes_differ_from_each_other_where_they_say_so():
     found = {path.stem: read(path) for path in RECIPES.glob("*.yaml")}
-    assert set(found) == {"text", "captions", "joint", "xlm_roberta_large", "bertweet_large", "deberta_v3_large"}
+    large = {"xlm_roberta_large", "bertweet_large", "deberta_v3_large"}
+    assert set(found) == {"text", "captions", "joint", "distilled"} | large
     for name, config in found.items():
         text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
         trainer = config["trainer"]
         assert f"recipes/{name}.yaml" in text
         assert trainer["logger"]["init_args"]["save_dir"] == f"recipe_{name}"
-        assert trainer["callbacks"] == [{"class_path": "AdversarialTraining", "init_args": {"norm": 1.0}}]
+        first, *more = trainer["callbacks"]
+        assert first == {"class_path": "AdversarialTraining", "init_args": {"norm": 1.0}}
+        assert [one["class_path"] for one in more] == (["Distillation"] if name == "distilled" else [])
         for part in parts_of(config):
             posts = part["init_args"]["batch_size"] * trainer.get("accumulate_grad_batches", 1)
             assert (posts, trainer["max_epochs"]) == (32, 6)
         assert ("NOT RUN HERE" in text) == (name.endswith("_large")) == (trainer.get("accelerator") == "gpu")
-    assert found["captions"]["model"] == found["text"]["model"]
+    assert found["captions"]["model"] == found["distilled"]["model"] == found["text"]["model"]
+    assert found["distilled"]["data"] == found["text"]["data"]
     assert found["joint"]["data"]["init_args"]["data"]["twitter2017"] == found["text"]["data"]
     assert found["captions"]["data"]["init_args"].pop("context") == ["captions.jsonl"]
     assert found["captions"]["data"] == found["text"]["data"]
 
 
-@pytest.mark.slow
-def test_seeds_of_a_recipe_become_one_scored_checkpoint(at_work, tmp_path):
+def run_script(name: str, tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A recipe's script, with `mner` and `python` as they are here."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name, module in (("mner", "-m mner"), ("python", "")):
-        (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n', encoding="utf-8")
-        (tools / name).chmod(0o755)
+    for command, module in (("mner", "-m mner"), ("python", "")):
+        (tools / command).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n', encoding="utf-8")
+        (tools / command).chmod(0o755)
+    given = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", **environment}
+    given["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
     options = [*small_parts(read(RECIPES / "text.yaml")), "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
-    environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "SEEDS": "0 1", "SPLIT": "test"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    command = ["sh", str(RECIPES / "ensemble.sh"), str(tmp_path / "out"), *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = ["sh", str(RECIPES / name), str(tmp_path / "out"), *arguments, *options]
+    return subprocess.run(command, env=given, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_seeds_of_a_recipe_become_one_scored_checkpoint(at_work, tmp_path):
+    done = run_script("ensemble.sh", tmp_path, SEEDS="0 1", SPLIT="test")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("Best valid F1") == 2
     assert "2 models as one" in done.stdout
     assert type(Tagger.from_checkpoint(tmp_path / "out" / "ensemble.ckpt", device="cpu")).__name__ == "Tagger"
     assert "strict" in done.stdout.partition("2 models as one")[2]
+
+
+@pytest.mark.slow
+def test_a_small_model_learns_from_a_larger_one(at_work, tmp_path):
+    done = run_script("distilled.sh", tmp_path, "deep", POSTS="data/twitter2015/train.txt")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("Best valid F1") == 2
+    teacher, student = (read(tmp_path / "out" / name / "version_0" / "config.yaml") for name in ("teacher", "student"))
+    assert teacher["model"]["init_args"]["text_encoder"] == "deep"
+    assert student["model"]["init_args"]["text_encoder"] == "bert"
+    technique = student["trainer"]["callbacks"][-1]["init_args"]
+    assert technique["teacher"] == str(tmp_path / "out" / "teacher" / "version_0" / "checkpoints" / "best.ckpt")

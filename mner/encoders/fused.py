@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -43,6 +44,9 @@ class FusedLayers:
     a batch it reads the pieces alone (nested tensors). It has the weights of the model, those of query, key and value
     copied into one. States are those of the model but for rounding, and 0 at padding or anything.
 
+    Under autocast to bfloat16 a copy of the layers in bfloat16 computes, so that weights are not converted at each
+    call; layer norms are in bfloat16 then too.
+
     Args:
         model: The transformers model, in evaluation mode.
 
@@ -59,14 +63,15 @@ class FusedLayers:
         taken = [
             [layer.get_submodule(name) for name in (_TAKEN_OF_DISTILBERT if distil else _TAKEN)] for layer in layers
         ]
-        self.copied = [one._parameters for some in taken for one in some]
+        self.copied: list[dict[str, Any]] = [one._parameters for some in taken for one in some]
         self.marks = self._marks()
+        self.lower: nn.TransformerEncoder | None = None
         self.heard = [model, *(part for layer in layers for part in layer.modules())]
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
             names = _NAMES_OF_DISTILBERT if distil else _NAMES
-            self.layers = [self._layer(model.config, *both, names) for both in zip(layers, taken, strict=True)]
-            self.encoder = nn.TransformerEncoder(self.layers[0], 1).eval()
-            self.encoder.layers, self.encoder.num_layers = nn.ModuleList(self.layers), len(self.layers)
+            made = [self._layer(model.config, *both, names) for both in zip(layers, taken, strict=True)]
+            self.encoder = nn.TransformerEncoder(made[0], 1).eval()
+            self.encoder.layers, self.encoder.num_layers = nn.ModuleList(made), len(made)
             self._try(model)
 
     def serves(self, token_ids: Tensor) -> bool:
@@ -75,7 +80,7 @@ class FusedLayers:
             torch.is_inference_mode_enabled()
             and token_ids.device.type == "cpu"
             and token_ids.shape[1] <= LONGEST
-            and not torch.is_autocast_enabled("cpu")
+            and (not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") == torch.bfloat16)
             and not any(part._forward_hooks or part._forward_pre_hooks for part in self.heard)
         )
 
@@ -91,19 +96,19 @@ class FusedLayers:
         project = getattr(model, "embeddings_project", None)  # ELECTRA's
         if project is not None:
             states = project(states)
-        real = int(token_mask.sum())
-        if real < (1 - PADDED) * token_mask.numel():
-            found: Tensor = self.encoder(states, src_key_padding_mask=~token_mask)
-            return found
-        padding = None if real == token_mask.numel() else ~token_mask
-        for layer in self.layers:
-            states = layer(states, src_key_padding_mask=padding)
-        return states
+        if not torch.is_autocast_enabled("cpu"):
+            return _run(self.encoder, states, token_mask)
+        if self.lower is None:
+            with torch.inference_mode(False), torch.no_grad():
+                self.lower = deepcopy(self.encoder).bfloat16()
+            self.copied = [part._parameters for part in self.heard[1:] if part._parameters]
+            self.marks = self._marks()
+        with torch.autocast("cpu", enabled=False):  # under which torch has no fused layers
+            return _run(self.lower, states.bfloat16(), token_mask).float()
 
     def _marks(self) -> list[tuple[int, int]]:
         """What a change of the weights changes; asked at each call, and modules' attributes take ten times as long."""
-        weights: list[Any] = [one["weight"] for one in self.copied]
-        return [(weight.data_ptr(), weight._version) for weight in weights]
+        return [(part["weight"].data_ptr(), part["weight"]._version) for part in self.copied]
 
     @staticmethod
     def _layer(config: Any, layer: nn.Module, taken: list[Any], names: dict[str, str]) -> nn.TransformerEncoderLayer:
@@ -141,6 +146,18 @@ class FusedLayers:
                 found = self(model, ids, mask, segments)
             if not torch.allclose(found[mask], wanted[mask], atol=1e-4, rtol=1e-3):
                 raise ValueError("its layers compute something else than BERT's")
+
+
+def _run(encoder: nn.TransformerEncoder, states: Tensor, mask: Tensor) -> Tensor:
+    """The layers on states (b, t, d) with their mask (b, t)."""
+    real = int(mask.sum())
+    if real < (1 - PADDED) * mask.numel():
+        found: Tensor = encoder(states, src_key_padding_mask=~mask)
+        return found
+    padding = None if real == mask.numel() else ~mask
+    for layer in encoder.layers:
+        states = layer(states, src_key_padding_mask=padding)
+    return states
 
 
 def fused_layers(model: Any) -> FusedLayers | None:

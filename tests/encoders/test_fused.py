@@ -55,6 +55,37 @@ def test_states_are_the_models_own(kind, inputs, calls):
     assert found.isfinite().all(), "padding is read by nobody, but it must not spoil sums"
 
 
+@pytest.mark.parametrize("inputs", [padded, lambda: no_padding(*padded()), lambda: little_padding(*padded())])
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bfloat16_they_are_as_near_as_autocast_is(kind, inputs, calls):
+    text_encoder, (ids, mask, segments) = encoder(kind), inputs()
+    with torch.inference_mode():
+        wanted = text_encoder(ids, mask, segments)[mask]
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = text_encoder(ids, mask, segments)[mask].float()
+    text_encoder.fuse()
+    calls.clear()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = text_encoder(ids, mask, segments)
+    assert calls
+    assert found.dtype == torch.float32
+    assert (found[mask] - wanted).abs().mean() < 3 * (rounded - wanted).abs().mean() + 1e-6
+
+
+def test_a_copy_in_bfloat16_follows_any_weight(calls):
+    text_encoder, (ids, mask, segments) = encoder("bert"), padded()
+    text_encoder.fuse()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        before = text_encoder(ids, mask, segments)
+    with torch.no_grad():
+        text_encoder.model.encoder.layer[1].output.LayerNorm.weight.mul_(3)
+    calls.clear()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        after = text_encoder(ids, mask, segments)
+    assert calls
+    assert (after - before)[mask].abs().mean() > 0.1
+
+
 @pytest.mark.parametrize("kind", ["albert", "deberta-v2", "mpnet", "modernbert", "visual_bert", "t5"])
 def test_other_kinds_stay_as_they_are(kind):
     text_encoder = encoder(kind)
@@ -98,7 +129,7 @@ def test_only_in_inference_mode_for_short_rows_that_nobody_watches(calls):
         assert used(ids, mask, segments)
         assert used(long[:, :-1], long[:, :-1] > 0, long[:, :-1] * 0)
         assert not used(long, long > 0, long * 0)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.float16):
             assert not used(ids, mask, segments)
         hook = text_encoder.model.encoder.layer[0].attention.register_forward_hook(lambda *given: None)
         assert not used(ids, mask, segments)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from hypothesis import settings
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -105,7 +106,9 @@ def save_bert(folder: Path, config: BertConfig | None = None, layers: int = 2) -
         intermediate_size=64,
         max_position_embeddings=128,
     )
-    BertModel(config).save_pretrained(folder)
+    with torch.random.fork_rng():  # fixtures of a session are made before any seed is set
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
     return folder
 
 

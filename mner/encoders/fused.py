@@ -16,8 +16,6 @@ log = logging.getLogger(__name__)
 
 LONGEST = 64
 """Pieces up to which it is faster: these layers keep all attention weights, which longer rows pay for."""
-PADDED = 0.1
-"""Share of padding from which leaving it out pays for taking the rows apart."""
 
 _NAMES = {
     "self_attn.out_proj": "attention.output.dense",
@@ -150,13 +148,11 @@ class FusedLayers:
 
 def _run(encoder: nn.TransformerEncoder, states: Tensor, mask: Tensor) -> Tensor:
     """The layers on states (b, t, d) with their mask (b, t)."""
-    real = int(mask.sum())
-    if real < (1 - PADDED) * mask.numel():
-        found: Tensor = encoder(states, src_key_padding_mask=~mask)
+    if not mask.all():
+        found: Tensor = encoder(states, src_key_padding_mask=~mask)  # the pieces alone, as if each post came alone
         return found
-    padding = None if real == mask.numel() else ~mask
     for layer in encoder.layers:
-        states = layer(states, src_key_padding_mask=padding)
+        states = layer(states)
     return states
 
 

@@ -22,7 +22,7 @@ def no_padding(ids, mask, segments):
 
 
 def little_padding(ids, mask, segments):
-    """One piece of 20 rows; below the share from which rows are taken apart."""
+    """One piece of 20 rows."""
     whole = no_padding(ids[:1].expand(20, -1), mask[:1].expand(20, -1), segments[:1].expand(20, -1))
     mask = whole[1].clone()
     mask[3, -1] = False

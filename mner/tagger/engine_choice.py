@@ -137,6 +137,7 @@ def _compiled(tagger: Exportable) -> Scores:
         _scores(model.label_scores, _on(batch, model.device))
     except Exception as error:  # no C++ compiler, or whatever the compiler of PyTorch stumbles over
         text._compiled_call_impl = None  # as before
+        model.text_encoder.fuse()
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MNERError(f"torch.compile does not work for this model here ({reason}); choose another engine") from error
     return model.label_scores
@@ -181,11 +182,12 @@ def seconds_of(scores: Mapping[str, Scores], batches: list[Any]) -> dict[str, fl
     return {name: min(some) for name, some in times.items()}
 
 
-@torch.no_grad()
+@torch.inference_mode()  # as taggers run; what is measured is what will be
 def _scores(one: Scores, batch: Any) -> Tensor:
     return one(batch)
 
 
+@torch.inference_mode()
 def _tags(one: Accelerated, batches: list[Any]) -> list[Any]:
     return [one.decode(_scores(one.label_scores, batch), batch) for batch in batches]
 

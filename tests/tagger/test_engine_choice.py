@@ -127,6 +127,20 @@ def test_a_measurement_takes_the_least_of_turns():
     assert all(0 <= seconds < 60 for seconds in found.values())
 
 
+def test_torch_is_measured_as_it_will_run(load, monkeypatch):
+    """In inference mode: else the layers that taggers compute would not be those that are measured."""
+    tagger, seen = load(), []
+    label_scores = tagger.model.label_scores
+    monkeypatch.setattr(
+        tagger.model,
+        "label_scores",
+        lambda batch: seen.append(torch.is_inference_mode_enabled()) or label_scores(batch),
+    )
+    with_engine(tagger, "auto", False)
+    assert seen
+    assert all(seen)
+
+
 def test_a_model_that_cannot_be_exported(load, monkeypatch):
     def refused(*args):
         raise CheckpointError("has its own `decode`")

@@ -23,6 +23,7 @@ def options_of(description: str | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, required=True)
     for name in ("epochs", "seed", "batch"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
     return parser.parse_args()
 
 

@@ -130,11 +130,15 @@ def _compiled(tagger: Exportable) -> Scores:
     """PyTorch's compiler on the text encoder, whose first call says whether it works here."""
     model = tagger.model
     text = model.text_encoder.model
-    (batch, *_) = probe_batches(tagger)
+    batch = _on(next(iter(probe_batches(tagger))), model.device)
+    before = _scores(model.label_scores, batch)
     model.text_encoder.fused = None  # which would pass the compiled layers by
     try:
         text.compile(dynamic=True)
-        _scores(model.label_scores, _on(batch, model.device))
+        found = _scores(model.label_scores, batch)
+        if not (found - before).abs().max() <= 0.05 * before.abs().max().clamp(min=1):  # not a number fails too
+            kept = "a folder of its own for what it keeps, TORCHINDUCTOR_CACHE_DIR, may help"  # keys name no processor
+            raise RuntimeError(f"its scores are others than those of PyTorch; {kept}")
     except Exception as error:  # no C++ compiler, or whatever the compiler of PyTorch stumbles over
         text._compiled_call_impl = None  # as before
         model.text_encoder.fuse()

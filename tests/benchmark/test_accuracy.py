@@ -55,19 +55,42 @@ def test_the_best_epoch_is_kept_not_the_last(epochs, tmp_path):
     assert json.loads((tmp_path / "out").read_text()) == {"f1": 1.0, "epochs": [0.0, 1.0, 0.0], "tags": kept}
 
 
-@pytest.mark.parametrize("name", ["flair", "spacy", "adaseq"])
-def test_loops_of_other_environments(name, monkeypatch, capsys, tmp_path):
-    """A wrong interpreter is refused before anything is trained, and each loop has its script."""
+def benchmark(monkeypatch):
+    """The script as a module."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("accuracy", ROOT / "benchmarks" / "accuracy.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["flair", "spacy", "adaseq"])
+def test_loops_of_other_environments(name, monkeypatch, capsys, tmp_path):
+    """A wrong interpreter is refused before anything is trained, and each loop has its script."""
+    module = benchmark(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["accuracy.py", "--tiny", "--out", str(tmp_path / "out"), f"--{name}", "nowhere"])
     with pytest.raises(SystemExit):
         module.main()
     assert f"--{name}: no python at nowhere; give the interpreter of an environment" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert (ROOT / "benchmarks" / "contestants" / f"accuracy_{name}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--predictions", "ours=nowhere*.jsonl"], "ours=nowhere*.jsonl: no file there; give NAME=FILES"),
+        (["--recipes"], "name --recipes to train, or --predictions"),
+        (["--precision", "bf16-mixed", "--flair", sys.executable], "flair, spacy, adaseq are trained in 32-true"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_first(given, said, monkeypatch, capsys, tmp_path):
+    module = benchmark(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", "--tiny", "--out", str(tmp_path / "out"), *given])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -91,3 +114,15 @@ def test_the_tiny_benchmark_runs_and_does_nothing_twice(tmp_path):
         assert len(made) == 2 + 2 + 2 + 1  # records and predictions of the recipe; runs and the trial of the loop
         assert not kept or made == kept
         kept = made
+    # What was tagged before stands beside a loop, and nothing is trained for it; posts without a test split do.
+    out = tmp_path / "out"
+    (out / "sample" / "test.txt").unlink()
+    command[-1] = str(tmp_path / "other")
+    command[2:3] = [str(out / "sample"), "--recipes", "--predictions", f"before={out}/runs/text*/predictions.jsonl"]
+    command += ["--trials=1", "--epochs", "1", "1", "--seeds", "0", "1", "--precision=bf16-mixed"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (tmp_path / "other" / "results.md").read_text(encoding="utf-8")
+    assert "| before " in page
+    assert "bf16-mixed" in page
+    assert not list((tmp_path / "other").rglob("predictions.jsonl"))

@@ -136,8 +136,12 @@ def small_parts(config: dict) -> list[str]:
 
 
 def fit(path: Path, *more: str):
-    """Train a config for a step, after the vocabulary that it asks for, if it does and none is there."""
+    """Train a config for a step, after the vocabulary or the teacher that it asks for, if it does and none is there."""
     config = read(path)
+    for technique in config["trainer"].get("callbacks", []):
+        teacher = Path(technique.get("init_args", {}).get("teacher", "."))
+        if not teacher.exists():
+            fit(RECIPES / "text.yaml").trainer.save_checkpoint(teacher)
     if is_vocabulary(encoder := config["model"]["init_args"]["text_encoder"]) and not Path(encoder).exists():
         (command,) = (command for command in commands(path) if command[0] == "vocabulary")
         assert main(command) == 0

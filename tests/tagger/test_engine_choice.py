@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 from mner.cli import main
 from mner.errors import CheckpointError, MissingDependencyError, MNERError
@@ -181,8 +182,20 @@ def test_a_compiler_that_fails_is_one_line(load, monkeypatch):
         load("compile")
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), 3.0])
+def test_a_compiler_that_computes_something_else_is_refused(load, monkeypatch, wrong):
+    def compiled(self, **options):
+        self._compiled_call_impl = lambda **given: BaseModelOutput(wrong * type(self).forward(self, **given)[0])
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    with pytest.raises(MNERError, match="its scores are others than those of PyTorch; a folder of its own"):
+        load("compile")
+
+
 @pytest.mark.slow
-def test_the_compiler_gives_the_same(load):
+def test_the_compiler_gives_the_same(load, tmp_path, monkeypatch):
+    # What it keeps is keyed without the kind of processor, which ATEN_CPU_CAPABILITY may have changed since.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     other = load("compile")
     assert other.engine == "compile"

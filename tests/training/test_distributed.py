@@ -96,7 +96,7 @@ def test_each_post_is_evaluated_once(ranks, folder, name):
         assert 0 < counted[0] < gold
 
 
-QUICK_LEARNERS = ("TextOnly", "Concatenation", "VisualAttention", "CoAttention", "TransformerAttention", "VisualBert")
+QUICK_LEARNERS = ("TextOnly", "Concatenation", "CoAttention", "TransformerAttention", "VisualBert")
 """Find entities after these few steps on every machine; losses and predictions of the others are compared as well."""
 
 

@@ -149,7 +149,7 @@ def main() -> int:
     systems: dict[str, list[Predictions]] = {}
     for given in options.predictions:
         name, _, pattern = given.partition("=")
-        files_of = sorted(glob.glob(pattern))
+        files_of = sorted(glob.glob(pattern, recursive=True))
         if not files_of:
             parser.error(f"--predictions {given}: no file there; give NAME=FILES, files that `mner predict` wrote")
         systems[name] = [read_predictions(file) for file in files_of]

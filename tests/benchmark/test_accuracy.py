@@ -118,7 +118,7 @@ def test_the_tiny_benchmark_runs_and_does_nothing_twice(tmp_path):
     out = tmp_path / "out"
     (out / "sample" / "test.txt").unlink()
     command[-1] = str(tmp_path / "other")
-    command[2:3] = [str(out / "sample"), "--recipes", "--predictions", f"before={out}/runs/text*/predictions.jsonl"]
+    command[2:3] = [str(out / "sample"), "--recipes", "--predictions", f"before={out}/runs/**/predictions.jsonl"]
     command += ["--trials=1", "--epochs", "1", "1", "--seeds", "0", "1", "--precision=bf16-mixed"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

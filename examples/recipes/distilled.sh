@@ -6,7 +6,7 @@
 # The teacher is text.yaml with its own encoder, at RATE (5e-5 if not set) for EPOCHS (5); options hold for both, but
 # `--model.text_encoder` is the small model's. POSTS is a file of posts without labels, in any format
 # (data/twitter2015/train.txt if not set; labels in it are not looked at). What has ended is not trained again, what was
-# stopped goes on from its last epoch. OUT/student is scored on SPLIT: `validate` (the default), or `test` for the end.
+# stopped goes on from its last epoch. What the teacher said is kept in OUT/answers, for other seeds. OUT/student is scored on SPLIT: `validate` (the default), or `test` for the end.
 set -eu
 out=${1:?"usage: sh distilled.sh OUT TEACHER_ENCODER [options of mner fit]"}
 encoder=${2:?"usage: sh distilled.sh OUT TEACHER_ENCODER [options of mner fit]"}
@@ -30,6 +30,6 @@ train "$out/teacher" --config "$recipes/text.yaml" --model.learning_rate "${RATE
     --trainer.max_epochs "${EPOCHS:-5}" "$@" --model.text_encoder "$encoder"
 train "$out/student" --config "$recipes/distilled.yaml" "$@" \
     --trainer.callbacks.teacher "$out/teacher/version_0/checkpoints/best.ckpt" \
-    --trainer.callbacks.posts "${POSTS:-data/twitter2015/train.txt}"
+    --trainer.callbacks.posts "${POSTS:-data/twitter2015/train.txt}" --trainer.callbacks.answers "$out/answers"
 mner "${SPLIT:-validate}" --config "$out/student/version_0/config.yaml" \
     --ckpt_path "$out/student/version_0/checkpoints/best.ckpt"

@@ -48,11 +48,13 @@ class Distillation(pl.Callback):
         batch_size: How many of `posts` are read at each step.
         confidence: What the teacher has to be sure of, 0 to 1.
         seed: Of the order of `posts`.
+        answers: A file in which what the teacher said is kept for other runs, such as those of other seeds: they read
+            it there. For a teacher that reads text alone; it is made if it is not there.
 
     Raises:
         ValueError: If an option is out of its range, or the model has several label sets or decodes posteriors.
         MNERError: If the teacher is for other labels, or has other word pieces and reads more than text, or `posts`
-            cannot be read by the model.
+            cannot be read by the model, or `answers` are those of another teacher or precision.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Distillation(pl.Callback):
         batch_size: int = 16,
         confidence: float = 0.0,
         seed: int = 0,
+        answers: str | None = None,
     ) -> None:
         if weight < 0 or not 0 <= confidence <= 1 or batch_size < 1:
             raise ValueError(
@@ -70,7 +73,7 @@ class Distillation(pl.Callback):
                 f"{weight}, {confidence} and {batch_size}"
             )
         self.path, self.weight, self.posts = teacher, weight, posts
-        self.batch_size, self.confidence, self.seed = batch_size, confidence, seed
+        self.batch_size, self.confidence, self.seed, self.answers = batch_size, confidence, seed, answers
         self.teacher: Teacher | None = None
         self._batches = 0  # of training, so far
         self._turn = 0  # that of this process among all
@@ -88,7 +91,8 @@ class Distillation(pl.Callback):
             )
         data: Any = getattr(trainer, "datamodule", None)
         files = None if data is None else data.describe().get("tokenizer")
-        self.teacher = Teacher(self.path, pl_module.labels, files, pl_module.device)
+        precision = str(getattr(trainer, "precision", "32-true"))
+        self.teacher = Teacher(self.path, pl_module.labels, files, pl_module.device, self.answers, precision)
         if self.posts is not None:
             self._read(Path(self.posts), pl_module, data)
         pl_module.extra_losses[NAME] = self.loss
@@ -99,6 +103,11 @@ class Distillation(pl.Callback):
         """Count, so that each batch and each process has posts of its own."""
         self._turn = self._batches * trainer.world_size + trainer.global_rank
         self._batches += 1
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what the teacher said."""
+        if self.teacher is not None:
+            self.teacher.answers.save()
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches of training have been seen."""
@@ -111,6 +120,8 @@ class Distillation(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Take it out again."""
         pl_module.extra_losses.pop(NAME, None)
+        if self.teacher is not None:
+            self.teacher.answers.save()
         self.teacher = self._others = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mner.data.dataset import MNERDataset
 from mner.data.examples import Example
 from mner.data.windows import whole_posts
 from mner.errors import MNERError
+from mner.files import digest, foreign, lock, whole
 from mner.training.checkpoint import load_module
 from mner.training.module import TaggingModule
 
@@ -23,6 +25,51 @@ TOGETHER = 32
 """Posts that a teacher with word pieces of its own reads at once."""
 KEPT = 100_000
 """Posts of which is kept what such a teacher said: about 100 MB of short ones."""
+
+
+class Answers:
+    """What a teacher said of posts: by their words, the probability of each label at each (w, l), float32.
+
+    Args:
+        file: Where it is kept for other runs, and was by them; None for this run alone.
+        facts: Whose answers these are. A file with those of another teacher is refused.
+
+    Raises:
+        MNERError: If the file is of another teacher, or something else.
+    """
+
+    def __init__(self, file: Path | None = None, **facts: Any) -> None:
+        self.file, self.facts = file, facts
+        self.said = self._kept()
+        self._known = len(self.said)
+
+    def _kept(self) -> dict[tuple[str, ...], Tensor]:
+        if self.file is None or not self.file.exists():
+            return {}
+        try:
+            content = torch.load(self.file, weights_only=True)
+            said: dict[tuple[str, ...], Tensor] = content.pop("said")
+        except Exception:  # of bytes that are none of its own torch says anything, IndexError too
+            raise foreign(self.file, found="a file that is no teacher's answers") from None
+        for name, wanted in self.facts.items():
+            if content.get(name) != wanted:
+                found = f"{self.file} holds answers with {name} {content.get(name)}, and this run's is {wanted}"
+                raise MNERError(f"{found}; name another file")
+        return said
+
+    def save(self) -> None:
+        """Write what is new, beside what another process has written since."""
+        if self.file is None or len(self.said) == self._known:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        held = lock(self.file.with_name(f".{self.file.name}.lock"), self.file)
+        try:
+            self.said = self._kept() | self.said
+            with whole(self.file) as stream:
+                torch.save({**self.facts, "said": self.said}, stream)
+        finally:
+            held.release()
+        self._known = len(self.said)
 
 
 class Teacher:
@@ -37,16 +84,24 @@ class Teacher:
         labels: The student's.
         files: Those of the student's tokeniser; None if nobody knows them, and they are taken to be the teacher's.
         device: Where it runs.
+        answers: A file in which what it said is kept for other runs. It then reads words, whatever its word pieces.
+        precision: Of the run, which is that of its answers.
 
     Attributes:
         reads_words: Whether it has word pieces of its own.
 
     Raises:
-        MNERError: If it is for other labels, or has other word pieces and reads more than text.
+        MNERError: If it is for other labels, or reads words and has to read more, or `answers` are those of another.
     """
 
     def __init__(
-        self, path: str, labels: Sequence[str], files: dict[str, str] | None, device: torch.device | str = "cpu"
+        self,
+        path: str,
+        labels: Sequence[str],
+        files: dict[str, str] | None,
+        device: torch.device | str = "cpu",
+        answers: str | None = None,
+        precision: str = "32-true",
     ) -> None:
         self.model: Any = load_module(path, TaggingModule).requires_grad_(False).eval().to(device)
         if list(self.model.labels) != list(labels):
@@ -55,14 +110,23 @@ class Teacher:
             )
         data = (self.model.restored or {}).get("data") or {}
         own = data.get("tokenizer")
-        self.reads_words = bool(own and files and own != files)
-        self._said: dict[tuple[str, ...], Tensor] = {}  # (w, l) on the processor
+        if answers and not own:
+            raise MNERError(f"{path} does not say how it reads words, so that its answers cannot be kept; leave it out")
+        other = bool(own and files and own != files)
+        self.reads_words = other or bool(answers)
+        self.answers = Answers()
         if not self.reads_words:
             return
         if self.model.uses_image or data.get("context"):
+            beside = "images" if self.model.uses_image else "context"
+            if not other:
+                raise MNERError(
+                    f"Expected a teacher that reads text alone, whose answers can be kept, but {path} was trained with "
+                    f"{beside} beside; leave `answers` ({answers}) out"
+                )
             raise MNERError(
                 f"Expected a teacher that reads the same word pieces, or one that reads text alone, but {path} was "
-                f"trained with another tokeniser, and with {'images' if self.model.uses_image else 'context'} beside; "
+                f"trained with another tokeniser, and with {beside} beside; "
                 "use one with the tokeniser of the model's text encoder, or a TextOnly without context"
             )
         tokenizer = tokenizer_of(self.model, data.get("max_length"), data.get("replace_urls"))
@@ -70,16 +134,19 @@ class Teacher:
         tokenizer.limit_to(data.get("piece_limit"))
         tokenizer.limit_to(self.model.text_encoder.piece_limit)
         self.tokenizer = tokenizer
+        if answers:
+            self.answers = Answers(Path(answers), teacher=digest(path), labels=list(labels), precision=precision)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         """Probability of each label at each word (b, w, l), float64; anything where there is no word."""
         if not self.reads_words:
             return self._of(batch)
-        self._read([words for words in dict.fromkeys(batch["words"]) if words not in self._said])
-        said = pad_sequence([self._said[words] for words in batch["words"]], batch_first=True)
-        for words in list(self._said)[: max(len(self._said) - KEPT, 0)]:
-            del self._said[words]  # the oldest
+        known = self.answers.said
+        self._read([words for words in dict.fromkeys(batch["words"]) if words not in known])
+        said = pad_sequence([known[words] for words in batch["words"]], batch_first=True)
+        for words in list(known)[: max(len(known) - KEPT, 0)] if self.answers.file is None else ():
+            del known[words]  # the oldest
         return said.to(batch["word_mask"].device, torch.float64)
 
     def _of(self, batch: Batch) -> Tensor:
@@ -101,4 +168,4 @@ class Teacher:
             batch = Collate(pad)([rows[number] for number in range(len(rows))])
             said = self._of(self.model.transfer_batch_to_device(batch, self.model.device, 0))
             for words, one in zip(some, said.float().cpu(), strict=True):
-                self._said[words] = one[: len(words)].clone()
+                self.answers.said[words] = one[: len(words)].clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -11,11 +12,11 @@ import torch
 
 from mner.data import Twitter2017DataModule
 from mner.data.windows import whole_posts
-from mner.errors import MNERError
+from mner.errors import DataFormatError, MNERError
 from mner.fusion import FusionModule, TextOnly
 from mner.tagger.ensemble import ensemble
 from mner.training import AdversarialTraining, Distillation
-from mner.training.teacher import Teacher
+from mner.training.teacher import Answers, Teacher
 from tests.conftest import write_posts
 from tests.tiny_sets import QUIET, posts_of, save_small_bert, write_twitter
 
@@ -231,8 +232,64 @@ def test_it_forgets_the_oldest(places, larger, monkeypatch):
     monkeypatch.setattr("mner.training.teacher.KEPT", 3)
     for batch in data.val_dataloader():
         teacher(batch)
-    assert list(teacher._said)[-2:] == list(batch["words"])[-2:]
-    assert len(teacher._said) == 3
+    assert list(teacher.answers.said)[-2:] == list(batch["words"])[-2:]
+    assert len(teacher.answers.said) == 3
+
+
+@pytest.mark.parametrize("name", ["larger", "same pieces"])
+def test_its_answers_are_kept_for_the_next_run(places, larger, tmp_path, monkeypatch, name):
+    """Another run with the file learns the same to the last digit and asks nothing; each epoch adds what is new."""
+    teacher, file = larger if name == "larger" else places[2], tmp_path / "kept" / "answers"
+    asked = []
+    read = Teacher._read
+    monkeypatch.setattr(Teacher, "_read", lambda self, posts: asked.extend(posts) or read(self, posts))
+
+    def weights(answers, steps=5):
+        asked.clear()
+        technique = Distillation(teacher, posts=places[4], batch_size=2, answers=answers and str(answers))
+        return fit(places, technique, steps=steps)[0].state_dict()
+
+    without = weights(None) if name == "larger" else None
+    first = weights(file, steps=1)
+    kept = set(torch.load(file, weights_only=True)["said"])
+    assert set(asked) == kept
+    first = weights(file)
+    assert asked
+    assert not set(asked) & kept
+    again = weights(file)
+    assert not asked
+    for other in (again, without or again):
+        assert all(torch.equal(first[key], other[key]) for key in first)
+    assert [path.name for path in file.parent.iterdir() if not path.name.endswith(".lock")] == ["answers"]
+
+
+def test_answers_of_two_runs_at_once_are_all_kept(tmp_path):
+    first, second = (Answers(tmp_path / "answers", teacher="a") for _ in range(2))
+    first.said["x", "y"], second.said["z",] = torch.ones(2, 3), torch.zeros(1, 3)
+    first.save()
+    second.save()
+    assert {words: len(said) for words, said in Answers(tmp_path / "answers", teacher="a").said.items()} == {
+        ("x", "y"): 2, ("z",): 1,
+    }  # fmt: skip
+
+
+def test_answers_of_another_teacher_are_refused(places, larger, tmp_path):
+    file = str(tmp_path / "answers")
+    fit(places, Distillation(larger, answers=file), steps=1)
+    before = Path(file).read_bytes()
+    with pytest.raises(MNERError, match=r"holds answers with teacher [0-9a-f]+, and this run's is .*name another file"):
+        fit(places, Distillation(places[2], answers=file))
+    with pytest.raises(MNERError, match="holds answers with precision 32-true, and this run's is bf16-mixed"):
+        fit(places, Distillation(larger, answers=file), precision="bf16-mixed")
+    assert Path(file).read_bytes() == before
+    for content in (b"something else", b""):
+        Path(file).write_bytes(content)
+        with pytest.raises(DataFormatError, match="no teacher's answers"):
+            fit(places, Distillation(larger, answers=file))
+        assert Path(file).read_bytes() == content
+    torch.save([1], file)
+    with pytest.raises(DataFormatError, match="no teacher's answers"):
+        fit(places, Distillation(larger, answers=file))
 
 
 def test_a_model_comes_nearer_to_a_teacher_with_other_pieces(places, larger):

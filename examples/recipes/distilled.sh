@@ -6,7 +6,8 @@
 # The teacher is text.yaml with its own encoder, at RATE (5e-5 if not set) for EPOCHS (5); options hold for both, but
 # `--model.text_encoder` is the small model's. POSTS is a file of posts without labels, in any format
 # (data/twitter2015/train.txt if not set; labels in it are not looked at). What has ended is not trained again, what was
-# stopped goes on from its last epoch. What the teacher said is kept in OUT/answers, for other seeds. OUT/student is scored on SPLIT: `validate` (the default), or `test` for the end.
+# stopped goes on from its last epoch. What the teacher said is kept in OUT/answers, for other seeds. OUT/student is
+# scored on SPLIT: `validate` (the default), or `test` for the end.
 set -eu
 out=${1:?"usage: sh distilled.sh OUT TEACHER_ENCODER [options of mner fit]"}
 encoder=${2:?"usage: sh distilled.sh OUT TEACHER_ENCODER [options of mner fit]"}

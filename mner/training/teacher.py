@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -23,6 +26,7 @@ from mner.training.module import TaggingModule
 
 TOGETHER = 32
 """Posts that a teacher with word pieces of its own reads at once."""
+KEY = "answers"
 KEPT = 100_000
 """Posts of which is kept what such a teacher said: about 100 MB of short ones."""
 
@@ -47,15 +51,16 @@ class Answers:
         if self.file is None or not self.file.exists():
             return {}
         try:
-            content = torch.load(self.file, weights_only=True)
-            said: dict[tuple[str, ...], Tensor] = content.pop("said")
-        except Exception:  # of bytes that are none of its own torch says anything, IndexError too
+            with safe_open(self.file, "pt") as stored:
+                content, said = json.loads((stored.metadata() or {})[KEY]), stored.get_tensor(KEY)
+        except (SafetensorError, KeyError):
             raise foreign(self.file, found="a file that is no teacher's answers") from None
         for name, wanted in self.facts.items():
             if content.get(name) != wanted:
                 found = f"{self.file} holds answers with {name} {content.get(name)}, and this run's is {wanted}"
                 raise MNERError(f"{found}; name another file")
-        return said
+        posts = [tuple(words) for words in content["posts"]]
+        return dict(zip(posts, said.split([len(words) for words in posts]), strict=True))
 
     def save(self) -> None:
         """Write what is new, beside what another process has written since."""
@@ -65,8 +70,9 @@ class Answers:
         held = lock(self.file.with_name(f".{self.file.name}.lock"), self.file)
         try:
             self.said = self._kept() | self.said
+            facts = json.dumps({**self.facts, "posts": list(self.said)})
             with whole(self.file) as stream:
-                torch.save({**self.facts, "said": self.said}, stream)
+                stream.write(save({KEY: torch.cat(list(self.said.values()))}, {KEY: facts}))
         finally:
             held.release()
         self._known = len(self.said)
